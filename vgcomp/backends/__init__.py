@@ -1,1 +1,1 @@
-"""Ways out: each takes an optimized Program and makes something that runs."""
+"""What runs or carries away an optimized Program."""

@@ -1,0 +1,62 @@
+"""Writing an op's result over one of its arguments: which ops can, and how.
+
+A node with ``meta["reuse"] = k`` takes the storage of argument k, which dies with it and has the
+result's shape, dtype and strides. Only ops that read element (i) of that argument before they write
+element (i) of the result qualify, and only those whose kernel writes there without a temporary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vgcomp import ir, ops
+
+aten = torch.ops.aten
+
+#: (the argument written over, its index, all arguments, keyword arguments) -> that argument.
+InPlace = Callable[[Tensor, int, list[Any], dict[str, Any]], Tensor]
+
+#: Output overloads that are not named after the functional one.
+_OUT_NAMES = {"Tensor": "out", "default": "out", "self": "self_out"}
+
+
+def can_reuse(target: Any) -> bool:
+    """True for ops that may carry ``meta["reuse"]``."""
+    return target in _SPECIAL or (target in ir.POINTWISE_OPS and target not in _NEVER)
+
+
+def call_into(target: Any) -> InPlace:
+    """How to run ``target`` into one of its arguments."""
+    if target in _SPECIAL:
+        return _SPECIAL[target]
+    name = target._overloadname
+    overload = getattr(target.overloadpacket, _OUT_NAMES.get(name, f"{name}_out"))
+
+    def run(base: Tensor, index: int, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
+        overload(*args, **kwargs, out=base)
+        return base
+
+    return run
+
+
+def _relu(base: Tensor, index: int, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
+    # relu.out computes aside and copies.
+    return aten.relu_.default(base)  # type: ignore[no-any-return]
+
+
+def _group_norm_apply(base: Tensor, index: int, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
+    scale, shift = ops._scale_shift(*args)
+    return torch.addcmul(shift, base, scale, out=base)
+
+
+_SPECIAL: dict[Any, InPlace] = {
+    aten.relu.default: _relu,
+    torch.ops.vgcomp.group_norm_apply.default: _group_norm_apply,
+}
+
+#: A copy or a cast in place would be nothing, or of another size.
+_NEVER = frozenset({aten.clone.default, torch.ops.prims.convert_element_type.default})

@@ -1,0 +1,82 @@
+"""What every cost model shares: the work of an op, its cost, and the protocol between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+
+from vgcomp.targets.target import Target
+
+Kind = Literal["conv", "matmul", "attention", "norm", "pointwise", "view", "copy", "reduce", "other"]
+Bound = Literal["compute", "memory", "launch"]
+
+
+@dataclass(frozen=True, slots=True)
+class OpWork:
+    """What one op must do at least, from shapes alone; no device in it.
+
+    ``flops`` counts a multiply-add as 2 and any other scalar operation as 1. Bytes are those of the
+    distinct elements that must be read and written once: no re-reads, no workspace, and a
+    broadcast input counts its own elements only.
+    """
+
+    kind: Kind
+    #: The op, a member of ``ir.DIALECT``.
+    target: Any
+    #: Of the op's first tensor: what the arithmetic units are fed.
+    dtype: torch.dtype
+    flops: float = 0.0
+    #: The part of ``flops`` that contractions make, which matrix units run.
+    matrix_flops: float = 0.0
+    bytes_read: float = 0.0
+    #: The part of ``bytes_read`` that a slice of the output needs whole: weights and broadcast inputs.
+    shared_bytes: float = 0.0
+    bytes_written: float = 0.0
+    out_elements: int = 0
+    #: The contraction as ``batch`` products of (m, k) by (k, n); zeros for other ops.
+    batch: int = 0
+    m: int = 0
+    n: int = 0
+    k: int = 0
+    #: The input is read against its order in memory.
+    strided: bool = False
+    #: How often a kernel goes through the input: 2 where a statistic of all of it comes first.
+    reads: int = 1
+
+    # Few fields tell ops apart, and a hash of all of them would cost more than the roofline.
+    def __hash__(self) -> int:
+        return hash((self.target, self.flops, self.bytes_read, self.bytes_written, self.m))
+
+    @property
+    def bytes_moved(self) -> float:
+        """Bytes read and written."""
+        return self.bytes_read + self.bytes_written
+
+    @property
+    def is_free(self) -> bool:
+        """True for a view: nothing runs."""
+        return self.kind == "view"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds for an op, what bounds it, and which model (and table, and target) said so."""
+
+    seconds: float
+    bound: Bound
+    source: str
+
+
+class CostModel(Protocol):
+    """Predicts an op's duration on a target."""
+
+    @property
+    def name(self) -> str:
+        """The model's name, as on the command line."""
+        ...
+
+    def op_seconds(self, work: OpWork, target: Target) -> Cost:
+        """The cost of one run of the op."""
+        ...

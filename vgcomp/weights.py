@@ -1,0 +1,137 @@
+"""Weights by reference: where a tensor's data lies, loaded only when somebody needs the numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vgcomp.errors import ModelError
+
+
+@dataclass(frozen=True, eq=False)
+class TensorData:
+    """In memory. The tensor is shared, never written to."""
+
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
+class FileData:
+    """Raw little-endian bytes in a file: ``length`` bytes from ``offset``."""
+
+    path: Path
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class SafetensorsData:
+    """One tensor of a safetensors file."""
+
+    path: Path
+    key: str
+
+
+@dataclass(frozen=True)
+class Absent:
+    """No data: shapes suffice to analyse and rewrite a network, not to run it."""
+
+
+WeightData = TensorData | FileData | SafetensorsData | Absent
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A named constant tensor of a Program: dense, row-major."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    data: WeightData
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the dense tensor."""
+        return self.numel * self.dtype.itemsize
+
+    @property
+    def present(self) -> bool:
+        """True when the numbers can be had (a file may still turn out to be missing)."""
+        return not isinstance(self.data, Absent)
+
+    def load(self) -> Tensor:
+        """The numbers, memory-mapped where they are in a file.
+
+        Raises ModelError when there are none, or when the file is missing, short or of another shape.
+        """
+        if isinstance(self.data, TensorData):
+            return self.data.tensor
+        if isinstance(self.data, FileData):
+            return self._from_file(self.data)
+        if isinstance(self.data, SafetensorsData):
+            return self._from_safetensors(self.data)
+        raise ModelError(
+            f"weight {self.name!r} has no data: the network was built without weights; build it with random "
+            "weights, or give the file that holds them"
+        )
+
+    def absent(self) -> Weight:
+        """The same weight without its data."""
+        return replace(self, data=Absent())
+
+    def _from_file(self, data: FileData) -> Tensor:
+        if data.length != self.nbytes:
+            raise ModelError(f"weight {self.name!r}: {data.length} bytes are given for a tensor of {self.nbytes}")
+        if self.numel == 0:
+            return torch.empty(self.shape, dtype=self.dtype)
+        _check_size(self.name, data.path, data.offset + data.length)
+        raw = np.memmap(data.path, dtype=np.uint8, mode="c", offset=data.offset, shape=(data.length,))
+        if (data.offset % self.dtype.itemsize) != 0:
+            raw = np.array(raw)
+        return torch.from_numpy(raw).view(self.dtype).reshape(self.shape)
+
+    def _from_safetensors(self, data: SafetensorsData) -> Tensor:
+        from safetensors import SafetensorError, safe_open
+
+        _check_size(self.name, data.path, 0)
+        try:
+            with safe_open(data.path, framework="pt") as file:  # type: ignore[no-untyped-call]
+                tensor: Tensor = file.get_tensor(data.key)
+        except (SafetensorError, OSError, json.JSONDecodeError) as error:
+            raise ModelError(f"weight {self.name!r}: {data.path} cannot be read: {error}") from error
+        if tuple(tensor.shape) != self.shape or tensor.dtype != self.dtype:
+            raise ModelError(
+                f"weight {self.name!r}: {data.path} holds {tensor.dtype} {tuple(tensor.shape)}, "
+                f"not {self.dtype} {self.shape}"
+            )
+        return tensor
+
+
+def _check_size(name: str, path: Path, needed: int) -> None:
+    """Raises ModelError unless the file is there and has ``needed`` bytes."""
+    if not path.is_file():
+        raise ModelError(f"weight {name!r}: its data file {path} is missing; put it there or work without weights")
+    if path.stat().st_size < needed:
+        raise ModelError(f"weight {name!r}: its data file {path} is truncated ({needed} bytes needed)")
+
+
+def from_tensor(name: str, tensor: Tensor) -> Weight:
+    """A weight that shares ``tensor``'s memory if it is dense and row-major."""
+    dense = tensor.detach().contiguous()
+    return Weight(name, tuple(dense.shape), dense.dtype, TensorData(dense))
+
+
+def without_data(name: str, shape: Sequence[int], dtype: torch.dtype) -> Weight:
+    """A weight of which only the shape is known."""
+    return Weight(name, tuple(shape), dtype, Absent())

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from vgcomp import ir, ops
 
@@ -29,18 +29,43 @@ def can_reuse(target: Any) -> bool:
     return target in _SPECIAL or (target in ir.POINTWISE_OPS and target not in _NEVER)
 
 
+def can_write(node: fx.Node) -> bool:
+    """True for a node whose op can write its result into a given tensor of any strides, without a temporary."""
+    return node.op == "call_function" and (can_reuse(node.target) or node.target in _BY_COPY or node.target is _CAT)
+
+
+def write_to(target: Any) -> Callable[[Tensor, list[Any], dict[str, Any]], None]:
+    """How to run ``target`` into a given tensor."""
+    if target in _BY_COPY:
+        return _copy_to
+    if target is aten.relu.default:
+        return _relu_to
+    if target is torch.ops.vgcomp.group_norm_apply.default:
+        return _group_norm_apply_to
+    overload = _out_overload(target)
+
+    def run(out: Tensor, args: list[Any], kwargs: dict[str, Any]) -> None:
+        overload(*args, **kwargs, out=out)
+
+    return run
+
+
 def call_into(target: Any) -> InPlace:
     """How to run ``target`` into one of its arguments."""
     if target in _SPECIAL:
         return _SPECIAL[target]
-    name = target._overloadname
-    overload = getattr(target.overloadpacket, _OUT_NAMES.get(name, f"{name}_out"))
+    overload = _out_overload(target)
 
     def run(base: Tensor, index: int, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
         overload(*args, **kwargs, out=base)
         return base
 
     return run
+
+
+def _out_overload(target: Any) -> Any:
+    name = target._overloadname
+    return getattr(target.overloadpacket, _OUT_NAMES.get(name, f"{name}_out"))
 
 
 def _relu(base: Tensor, index: int, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
@@ -53,10 +78,28 @@ def _group_norm_apply(base: Tensor, index: int, args: list[Any], kwargs: dict[st
     return torch.addcmul(shift, base, scale, out=base)
 
 
+def _copy_to(out: Tensor, args: list[Any], kwargs: dict[str, Any]) -> None:
+    out.copy_(args[0])
+
+
+def _relu_to(out: Tensor, args: list[Any], kwargs: dict[str, Any]) -> None:
+    torch.clamp_min(args[0], 0, out=out)
+
+
+def _group_norm_apply_to(out: Tensor, args: list[Any], kwargs: dict[str, Any]) -> None:
+    scale, shift = ops._scale_shift(*args)
+    torch.addcmul(shift, args[0], scale, out=out)
+
+
 _SPECIAL: dict[Any, InPlace] = {
     aten.relu.default: _relu,
     torch.ops.vgcomp.group_norm_apply.default: _group_norm_apply,
 }
 
+_CAT = aten.cat.default
+
+#: ``copy_`` does these: it takes any strides and casts.
+_BY_COPY = frozenset({aten.clone.default, torch.ops.prims.convert_element_type.default})
+
 #: A copy or a cast in place would be nothing, or of another size.
-_NEVER = frozenset({aten.clone.default, torch.ops.prims.convert_element_type.default})
+_NEVER = _BY_COPY

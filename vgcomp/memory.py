@@ -14,8 +14,9 @@ What is counted is what ``vgcomp.backends.torch_module`` does, op by op:
   - *operand slices*: nothing for a whole operand or a view; a slice that must be copied
     (``slices.slice_copies``: an inner factor of a merged dimension) lives from its first use to its last;
   - *body values*, by the same rules as above;
-  - a *result slice*, until it has been copied into the result right after the node that makes it, or, for a
-    result that goes ``into`` an operand, at the end of the body;
+  - a *result slice*: nothing where the op that makes it writes straight into the result (``loops.Put``: a pointwise
+    op, ``clone``, a cast or ``cat``, cut along an axis whose ``outer`` is 1); else until it has been copied there right
+    after its node, or, for a result that goes ``into`` an operand, at the end of the body;
   - *carries*: one put out by a body is the value itself if it is a contiguous tensor with a storage of
     its own; else (a tail sliced from an intermediate) it is copied right after the node that makes it. It lives
     until its last use in the body that reads it, or until it is replaced;
@@ -38,7 +39,7 @@ must therefore not change once it is part of a Loop.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -46,20 +47,15 @@ import torch
 from torch import fx
 
 from vgcomp import ir
-from vgcomp.slices import is_contiguous, slice_copies, view_strides
+from vgcomp.loops import Put, alias_base, copied_operands, operands_of, plan_outputs, storage_root
 from vgcomp.workspace import storage_bytes, workspace_bytes
 
 if TYPE_CHECKING:
     from vgcomp.program import Program
 
-aten = torch.ops.aten
-own = torch.ops.vgcomp
-
 #: Whether the ops' inner temporaries count: "none", or those of the CPU.
 Workspace = Literal["none", "cpu"]
 Kind = Literal["input", "weight", "value", "output", "operand", "carry"]
-
-_MERGE = {"moments": own.merge_moments.default, "softmax": own.merge_softmax.default}
 
 
 @dataclass(slots=True)
@@ -97,38 +93,35 @@ def analyse(graph: fx.Graph, *, workspace: Workspace = "none") -> Liveness:
     return _Analysis(graph, workspace).run()
 
 
+@dataclass(frozen=True)
+class BodyProfile:
+    """Live bytes of one body beside the loop's operands and axis results: ``at[i]`` while its node i runs.
+
+    The most over all the ways and steps in which the loop enters the body.
+    """
+
+    at: tuple[int, ...]
+
+
+def loop_profile(node: fx.Node, *, workspace: Workspace = "none") -> tuple[BodyProfile, ...]:
+    """What each body of a loop node holds beyond operands and axis results, carries and accumulators included."""
+    operands = operands_of(node)
+    roots = [storage_root(operand) for operand in operands]
+    alias = tuple(roots.index(root) for root in roots)
+    strides = tuple(tuple(ir.val(operand).stride()) for operand in operands)
+    known = _profiles.setdefault(ir.loop_of(node), {})
+    key = (alias, strides, workspace)
+    if key not in known:
+        known[key] = _profile(node, workspace)
+    return known[key]
+
+
 def loop_bytes(node: fx.Node, *, workspace: Workspace = "none") -> int:
     """Most bytes that a loop holds beyond its operands and axis results, over all its steps."""
-    operands: Sequence[fx.Node] = node.args[1]  # type: ignore[assignment]
-    strides = [tuple(ir.val(operand).stride()) for operand in operands]
-    return _loop_bytes(ir.loop_of(node), strides, workspace)
+    return max((max(body.at) for body in loop_profile(node, workspace=workspace)), default=0)
 
 
-def owned_outputs(body: ir.Body) -> frozenset[fx.Node]:
-    """Outputs of a body that a carry or a first accumulator may take as they are, without a copy.
-
-    They are contiguous, alone in a storage of just their size, and not a view of an operand.
-    """
-    analysis = _Analysis(body.graph, "none", body)
-    analysis.assign()
-    outputs = _output_nodes(body.graph)
-    owners = [analysis.buffer_of[node] for node in outputs]
-    return frozenset(
-        node
-        for node, buffer in zip(outputs, owners, strict=True)
-        if buffer.kind in ("value", "carry")
-        and buffer.size == ir.nbytes(ir.val(node))
-        and sum(other is buffer for other in owners) == 1
-        and is_contiguous(ir.val(node).shape, ir.val(node).stride())
-    )
-
-
-def operand_views(body: ir.Body) -> dict[fx.Node, int]:
-    """Outputs of a body that are views of an operand's storage, with the index of that operand."""
-    analysis = _Analysis(body.graph, "none", body)
-    analysis.assign()
-    found = {node: analysis.buffer_of[node].operand for node in _output_nodes(body.graph)}
-    return {node: operand for node, operand in found.items() if operand is not None}
+_profiles: weakref.WeakKeyDictionary[ir.Loop, dict[object, tuple[BodyProfile, ...]]] = weakref.WeakKeyDictionary()
 
 
 class _Analysis:
@@ -140,6 +133,7 @@ class _Analysis:
         workspace: Workspace,
         body: ir.Body | None = None,
         copied: frozenset[int] = frozenset(),
+        direct: frozenset[fx.Node] = frozenset(),
     ) -> None:
         self.graph = graph
         self.nodes = list(graph.nodes)
@@ -148,6 +142,8 @@ class _Analysis:
         self.body = body
         #: Operand positions (in ``body.operands``) that come as copies.
         self.copied = copied
+        #: Nodes that write straight into a result of the loop.
+        self.direct = direct
         self.buffers: list[Buffer] = []
         self.buffer_of: dict[fx.Node, Buffer] = {}
         self.results_of: dict[fx.Node, list[Buffer]] = {}
@@ -160,8 +156,7 @@ class _Analysis:
 
     def run(self) -> Liveness:
         self.assign()
-        halves = self.sweep()
-        at = [max(halves[2 * i], halves[2 * i + 1]) for i in range(len(self.nodes))]
+        at = self.per_node()
         peak = max(at, default=0)
         peak_node = self.nodes[at.index(peak)] if at else None
         for buffer in self.buffers:
@@ -180,6 +175,11 @@ class _Analysis:
                 self._call(i, node)
             elif node.op == "output":
                 self._output(node)
+
+    def per_node(self) -> list[int]:
+        """Most bytes while each node runs or right after it."""
+        halves = self.sweep()
+        return [max(halves[2 * i], halves[2 * i + 1]) for i in range(len(self.nodes))]
 
     def sweep(self) -> list[int]:
         """Live bytes at each half step."""
@@ -241,6 +241,9 @@ class _Analysis:
             buffer.last = max(buffer.last, 2 * i)
             self.buffer_of[node] = buffer
             return
+        if node in self.direct:
+            self._new(node, 0, 2 * i, "operand")
+            return
         base = alias_base(node)
         if base is not None:
             self._join(i, node, base)
@@ -254,7 +257,7 @@ class _Analysis:
 
     def _loop(self, i: int, node: fx.Node) -> None:
         loop = ir.loop_of(node)
-        operands: Sequence[fx.Node] = node.args[1]  # type: ignore[assignment]
+        operands = operands_of(node)
         results = []
         for spec in loop.results:
             if spec.into is not None:
@@ -277,115 +280,60 @@ class _Analysis:
                 buffer.kind = "output"
 
 
-def alias_base(node: fx.Node) -> fx.Node | None:
-    """The argument whose storage a (non-loop) node's output shares, or None for a storage of its own."""
-    reuse = node.meta.get("reuse")
-    if reuse is not None:
-        return node.args[reuse]  # type: ignore[return-value]
-    if node.target not in ir.VIEW_OPS:
-        return None
-    base: fx.Node = node.args[0]  # type: ignore[assignment]
-    if node.target is aten.reshape.default:
-        value = ir.val(base)
-        if view_strides(value.shape, value.stride(), ir.val(node).shape) is None:
-            return None
-    return base
-
-
-def _output_nodes(graph: fx.Graph) -> tuple[fx.Node, ...]:
-    return tuple(graph.output_node().args[0])  # type: ignore[arg-type]
-
-
-_bodies: weakref.WeakKeyDictionary[fx.Graph, dict[object, int]] = weakref.WeakKeyDictionary()
-
-
-def _loop_bytes(loop: ir.Loop, strides: Sequence[Sequence[int]], workspace: Workspace) -> int:
+def _profile(node: fx.Node, workspace: Workspace) -> tuple[BodyProfile, ...]:
     """Walks the steps, keeping count of carries and accumulators."""
+    loop, puts = ir.loop_of(node), plan_outputs(node)
     carries: dict[int, int] = {}
     merged: dict[int, int] = {}
-    peak = 0
+    entered: dict[object, list[int]] = {}
+    most = [[0] * len(body.graph.nodes) for body in loop.bodies]
     for step in loop.steps:
         body = loop.bodies[step.body]
         for carry in body.carries_in:
             carries.pop(carry, None)
-        copied = frozenset(
-            i
-            for i, operand in enumerate(body.operands)
-            if slice_copies(strides[operand], loop.operand_axes[operand], step.reads[operand])
-        )
+        here = frozenset(k for k in body.results if k in merged)
         # What the body neither reads nor replaces is a constant on top of it.
-        held = sum(carries.values()) + sum(size for k, size in merged.items() if k not in body.results)
-        inner = _body_bytes(loop, body, copied, frozenset(merged) & frozenset(body.results), workspace)
-        peak = max(peak, held + inner)
-        outputs = _output_nodes(body.graph)
-        for carry, node in zip(body.carries_out, outputs[len(body.results) :], strict=True):
-            carries[carry] = ir.nbytes(ir.val(node))
-        for k, node in zip(body.results, outputs, strict=False):
-            if loop.results[k].combine is not None:
-                merged[k] = ir.nbytes(ir.val(node))
-    return peak
+        held = sum(carries.values()) + sum(size for k, size in merged.items() if k not in here)
+        copied = copied_operands(node, body, step)
+        key = (step.body, copied, here, held)
+        if key not in entered:
+            entered[key] = _body_bytes(body, puts[step.body], copied, here, workspace)
+            most[step.body] = [max(a, b + held) for a, b in zip(most[step.body], entered[key], strict=True)]
+        for put in puts[step.body]:
+            if put.how == "merge":
+                merged[put.index] = ir.nbytes(ir.val(put.node))
+            elif put.how in ("keep", "copy"):
+                carries[put.index] = ir.nbytes(ir.val(put.node))
+    return tuple(BodyProfile(tuple(at)) for at in most)
 
 
 def _body_bytes(
-    loop: ir.Loop, body: ir.Body, copied: frozenset[int], merged: Iterable[int], workspace: Workspace
-) -> int:
-    """Peak of one body, with ``merged`` the combined results that already have an accumulator."""
-    merged = frozenset(merged)
-    into = frozenset(k for k in body.results if loop.results[k].into is not None)
-    combine = tuple(loop.results[k].combine for k in body.results)
-    key = (body.operands, body.results, body.carries_in, body.carries_out, copied, merged, into, combine, workspace)
-    known = _bodies.setdefault(body.graph, {})
-    if key not in known:
-        known[key] = _measure_body(loop, body, copied, merged, workspace)
-    return known[key]
-
-
-def _measure_body(
-    loop: ir.Loop, body: ir.Body, copied: frozenset[int], merged: frozenset[int], workspace: Workspace
-) -> int:
-    analysis = _Analysis(body.graph, workspace, body, copied)
+    body: ir.Body, puts: Sequence[Put], copied: frozenset[int], merged: frozenset[int], workspace: Workspace
+) -> list[int]:
+    """Live bytes at each node of a body, with ``merged`` the combined results that have an accumulator already."""
+    direct = frozenset(put.node for put in puts if put.how == "direct")
+    analysis = _Analysis(body.graph, workspace, body, copied, direct)
     analysis.assign()
-    outputs = _output_nodes(body.graph)
-    owned = owned_outputs(body)
-    for k, node in zip(body.results, outputs, strict=False):
-        _count_result(analysis, loop.results[k], node, k in merged, node in owned)
-    for node in outputs[len(body.results) :]:
-        buffer = analysis.buffer_of[node]
-        if node in owned:
-            buffer.last = analysis.end
-            continue
-        made = _made(analysis, node)
-        buffer.last = max(buffer.last, made)
-        analysis.add(ir.nbytes(ir.val(node)), made, analysis.end)
-    return max(analysis.sweep())
+    for put in puts:
+        _count_put(analysis, put, put.index in merged)
+    return analysis.per_node()
 
 
-def _made(analysis: _Analysis, node: fx.Node) -> int:
-    """The half step in which an output of a body is copied or merged: after its node, a placeholder's at the end."""
-    return analysis.end if node.op == "placeholder" else 2 * analysis.index[node] + 1
-
-
-def _count_result(analysis: _Analysis, spec: ir.Result, node: fx.Node, has_old: bool, owned: bool) -> None:
-    buffer = analysis.buffer_of[node]
-    made = _made(analysis, node)
-    size = ir.nbytes(ir.val(node))
-    if spec.into is not None:
+def _count_put(analysis: _Analysis, put: Put, has_old: bool) -> None:
+    buffer = analysis.buffer_of[put.node]
+    size = ir.nbytes(ir.val(put.node))
+    # A placeholder is put out at the end, anything else right after its node.
+    made = analysis.end if put.node.op == "placeholder" else 2 * analysis.index[put.node] + 1
+    merges = put.how == "merge" and has_old
+    if put.how == "late" or put.how == "keep" or (put.how == "merge" and not has_old and put.owned):
         buffer.last = analysis.end
-        if buffer.operand is not None:
+        if not put.owned:
             analysis.add(size, analysis.end, analysis.end)
         return
-    if spec.combine is None:
-        buffer.last = max(buffer.last, made)
-        return
-    if has_old:
-        buffer.last = max(buffer.last, made)
-        analysis.add(size, 0, made)
-        analysis.add(size, made, analysis.end)
-        if analysis.workspace == "cpu":
-            analysis.extra[made] += workspace_bytes(node, merge=_MERGE[spec.combine])
-        return
-    if owned:
-        buffer.last = analysis.end
-        return
     buffer.last = max(buffer.last, made)
-    analysis.add(size, made, analysis.end)
+    if put.how in ("copy", "merge"):
+        analysis.add(size, made, analysis.end)
+    if merges:
+        analysis.add(size, 0, made)
+        if analysis.workspace == "cpu":
+            analysis.extra[made] += workspace_bytes(put.node, merge=put.merge)

@@ -21,11 +21,16 @@ def read_slice(x: Tensor, axis: Axis | None, span: Span | None) -> Tensor:
     """
     if axis is None or span is None:
         return x
-    start, end = span
     if axis.outer == 1:
-        return x.narrow(axis.dim, start * axis.inner, (end - start) * axis.inner)
+        return narrow(x, axis, span)
+    start, end = span
     parts = x.unflatten(axis.dim, (axis.outer, axis.extent, axis.inner))
     return parts.narrow(axis.dim + 1, start, end - start).flatten(axis.dim, axis.dim + 2)
+
+
+def narrow(x: Tensor, axis: Axis, span: Span) -> Tensor:
+    """The view of elements ``span`` of an axis that is outermost in its dimension (``outer == 1``)."""
+    return x.narrow(axis.dim, span[0] * axis.inner, (span[1] - span[0]) * axis.inner)
 
 
 def slice_copies(strides: Sequence[int], axis: Axis | None, span: Span | None) -> bool:
@@ -41,10 +46,10 @@ def slice_copies(strides: Sequence[int], axis: Axis | None, span: Span | None) -
 
 def write_slice(buffer: Tensor, axis: Axis, span: Span, value: Tensor) -> None:
     """Copies ``value`` (of ``axis.narrowed_shape``) over the elements ``span`` of ``buffer``'s ``axis``."""
-    start, end = span
     if axis.outer == 1:
-        buffer.narrow(axis.dim, start * axis.inner, (end - start) * axis.inner).copy_(value)
+        narrow(buffer, axis, span).copy_(value)
         return
+    start, end = span
     parts = buffer.unflatten(axis.dim, (axis.outer, axis.extent, axis.inner)).narrow(axis.dim + 1, start, end - start)
     parts.copy_(value.unflatten(axis.dim, (axis.outer, end - start, axis.inner)))
 

@@ -15,16 +15,14 @@ from torch import Tensor, fx, nn
 
 from vgcomp import ir
 from vgcomp.errors import UsageError
-from vgcomp.inplace import call_into
-from vgcomp.memory import operand_views, owned_outputs
-from vgcomp.slices import read_slice, write_slice
+from vgcomp.inplace import call_into, write_to
+from vgcomp.loops import Put, operands_of, plan_outputs
+from vgcomp.slices import narrow, read_slice, write_slice
 
 if TYPE_CHECKING:
     from vgcomp.program import Program
 
 aten = torch.ops.aten
-
-_MERGE = {"moments": torch.ops.vgcomp.merge_moments, "softmax": torch.ops.vgcomp.merge_softmax}
 
 
 @dataclass(slots=True)
@@ -225,6 +223,21 @@ def _call(node: fx.Node, slots: _Slots) -> _Instruction:
     return call
 
 
+def _direct(node: fx.Node, k: int, loop: ir.Loop, slots: _Slots) -> _Instruction:
+    """Runs a node straight into its slice of result ``k``."""
+    args, kwargs = _template(node.args, slots), _template(node.kwargs, slots)
+    run, axis = write_to(node.target), loop.results[k].axis
+    assert axis is not None
+
+    def call(frame: _Frame) -> None:
+        assert frame.step is not None
+        span = frame.step.writes[k]
+        assert span is not None
+        run(narrow(frame.results[k], axis, span), args(frame.env), kwargs(frame.env))
+
+    return call
+
+
 class _Slot(int):
     """A slot number among literal arguments."""
 
@@ -249,9 +262,9 @@ def _fill(value: Any, env: list[Any]) -> Any:
 
 def _loop(node: fx.Node, slots: _Slots) -> _Instruction:
     loop = ir.loop_of(node)
-    operand_slots = [slots.of[operand] for operand in node.args[1]]  # type: ignore[union-attr,arg-type,index]
+    operand_slots = [slots.of[operand] for operand in operands_of(node)]
     targets: list[tuple[int, Any]] = [(slots.of[user], user.args[1]) for user in node.users if ir.is_getitem(user)]
-    bodies = [_compile_body(loop, body) for body in loop.bodies]
+    bodies = [_compile_body(loop, body, puts) for body, puts in zip(loop.bodies, plan_outputs(node), strict=True)]
 
     def run(frame: _Frame) -> None:
         inner = _Frame([], frame.weights, frame.device, [frame.env[slot] for slot in operand_slots])
@@ -280,10 +293,10 @@ def _allocate(spec: ir.Result, frame: _Frame) -> Tensor:
     return flat[:numel].view(spec.shape)
 
 
-def _compile_body(loop: ir.Loop, body: ir.Body) -> _BodyCode:
-    put = _Output(loop, body)
+def _compile_body(loop: ir.Loop, body: ir.Body, puts: Sequence[Put]) -> _BodyCode:
+    put = _Output(loop, puts)
     slots = _Slots(body.graph, put.held)
-    code = _BodyCode(len(slots.nodes) + len(put.copied), [])
+    code = _BodyCode(len(slots.nodes) + put.copies, [])
     emit = code.instructions.extend
     placeholders = [node for node in slots.nodes if node.op == "placeholder"]
     reads = _reads(loop, body, placeholders, slots)
@@ -293,7 +306,9 @@ def _compile_body(loop: ir.Loop, body: ir.Body) -> _BodyCode:
     after, at_end = put.instructions(slots)
     for i, node in enumerate(slots.nodes):
         emit(reads.get(i, []))
-        if node.op not in ("placeholder", "output"):
+        if node in put.direct:
+            emit([_direct(node, put.direct[node], loop, slots), _drop(slots.dying(node))])
+        elif node.op not in ("placeholder", "output"):
             emit(_of_node(node, slots, after.get(i, [])))
     emit(at_end)
     return code
@@ -327,45 +342,41 @@ def _take_carry(carry: int, slot: int) -> _Instruction:
 
 
 class _Output:
-    """What becomes of a body's outputs: written, merged or carried, and when."""
+    """When each output of a body is put out, and how."""
 
-    def __init__(self, loop: ir.Loop, body: ir.Body) -> None:
-        outputs: tuple[fx.Node, ...] = body.graph.output_node().args[0]  # type: ignore[assignment]
+    def __init__(self, loop: ir.Loop, puts: Sequence[Put]) -> None:
         self._loop = loop
-        self._results = list(zip(body.results, outputs, strict=False))
-        self._carries = list(zip(body.carries_out, outputs[len(body.results) :], strict=True))
-        self._owned = owned_outputs(body)
-        self._views = operand_views(body)
-        into = [node for k, node in self._results if loop.results[k].into is not None]
-        carried = [node for _, node in self._carries if node in self._owned]
+        self._puts = puts
         #: Nodes kept to the end of the body.
-        self.held = {*into, *carried, *(node for node in outputs if node.op == "placeholder")}
-        #: Carries that are copied because they do not own their storage.
-        self.copied = [(carry, node) for carry, node in self._carries if node not in self._owned]
+        self.held = {put.node for put in puts if put.how in ("late", "keep") or put.node.op == "placeholder"}
+        self.direct = {put.node: put.index for put in puts if put.how == "direct"}
+        self.copies = sum(put.how == "copy" for put in puts)
 
     def instructions(self, slots: _Slots) -> tuple[dict[int, list[_Instruction]], list[_Instruction]]:
         """(those after each node, those at the end)."""
         after: dict[int, list[_Instruction]] = {}
         early: list[_Instruction] = []
         late: list[_Instruction] = []
-        for k, node in self._results:
-            slot, spec = slots.of[node], self._loop.results[k]
-            if spec.into is not None:
-                early += [_copy(slot, slot)] if node in self._views else []
-                late.append(_write(k, spec, slot))
-                continue
-            put = _write(k, spec, slot) if spec.combine is None else _merge(k, spec, slot, node in self._owned)
-            (early if node.op == "placeholder" else after.setdefault(slot, [])).append(put)
-        for extra, (carry, node) in enumerate(self.copied, start=len(slots.nodes)):
-            copy = _copy(slots.of[node], extra)
-            (early if node.op == "placeholder" else after.setdefault(slots.of[node], [])).append(copy)
-            late.append(_keep_carry(carry, extra))
-        late += [_keep_carry(carry, slots.of[node]) for carry, node in self._carries if node in self._owned]
+        extra = len(slots.nodes)
+        for put in self._puts:
+            slot = slots.of[put.node]
+            soon = early if put.node.op == "placeholder" else after.setdefault(slot, [])
+            if put.how == "keep":
+                late.append(_keep_carry(put.index, slot))
+            elif put.how == "copy":
+                soon.append(_copy(slot, extra))
+                late.append(_keep_carry(put.index, extra))
+                extra += 1
+            elif put.how == "merge":
+                soon.append(_merge(put, slot))
+            elif put.how != "direct":
+                early += [] if put.owned else [_copy(slot, slot)]
+                write = _write(put.index, self._loop.results[put.index].axis, slot)
+                (late if put.how == "late" else soon).append(write)
         return after, early + late
 
 
-def _write(k: int, spec: ir.Result, slot: int) -> _Instruction:
-    axis = spec.axis
+def _write(k: int, axis: ir.Axis | None, slot: int) -> _Instruction:
     assert axis is not None
 
     def write(frame: _Frame) -> None:
@@ -377,9 +388,8 @@ def _write(k: int, spec: ir.Result, slot: int) -> _Instruction:
     return write
 
 
-def _merge(k: int, spec: ir.Result, slot: int, owned: bool) -> _Instruction:
-    assert spec.combine is not None
-    merge = _MERGE[spec.combine]
+def _merge(put: Put, slot: int) -> _Instruction:
+    k, merge, owned = put.index, put.merge, put.owned
 
     def combine(frame: _Frame) -> None:
         value = frame.env[slot]

@@ -202,7 +202,8 @@ def _tiles(work: OpWork, target: Target) -> tuple[tuple[float, float], ...]:
         return ()
     if work.kind == "conv" and work.n == 1 and work.batch > 1:
         # Depthwise: nothing for matrix units to share.
-        seconds = work.matrix_flops / (target.vector_flops_per_s() * _DEPTHWISE)
+        rate = min(target.vector_flops_per_s() * _DEPTHWISE, target.matrix_flops_per_s(work.dtype))
+        seconds = work.matrix_flops / rate
         return _rounds(float(target.units * _FINE), 1.0, seconds, target.units)
     kind: EfficiencyKind = work.kind if work.kind in ("conv", "attention") else "matmul"
     seconds = work.matrix_flops / (target.matrix_flops_per_s(work.dtype) * _efficiency(target, kind))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
@@ -57,7 +57,7 @@ class Target(BaseModel):
     #: The host's time to issue one op; runs ahead of the device, so it only shows when ops are short.
     host_issue_s: float = Field(default=0.0, ge=0.0)
 
-    efficiency: dict[EfficiencyKind, float] = Field(default_factory=dict)
+    efficiency: dict[EfficiencyKind, Annotated[float, Field(gt=0.0, le=1.0)]] = Field(default_factory=dict)
     limits: Limits = Limits()
     #: Field name -> where its value comes from.
     sources: dict[str, str] = Field(default_factory=dict)

@@ -1,0 +1,85 @@
+"""Imports go one way: no module imports from a layer above its own, and the package list is whole."""
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {name: ROOT / name for name in ("passes", "cost_models", "targets", "models")}
+
+#: Lower layers first. A name is a module of vgcomp or a folder, which counts as one.
+LAYERS = (
+    ("errors", "files", "max_flow", "ops", "units"),
+    ("ir",),
+    ("infer", "inplace", "loops", "slices", "track", "weights", "workspace"),
+    ("program", "serialize", "text", "verify"),
+    ("axes", "capture", "lower_bound", "memory", "normalize", "onnx_import"),
+    ("cost_models", "models", "targets"),
+    ("load", "simulate", "slicing"),
+    ("passes", "result"),
+    ("optimize",),
+    ("backends", "check"),
+    ("report",),
+    ("cli",),
+)
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+
+
+def sources() -> Iterator[tuple[str, Path]]:
+    """(part, file) of every module; the package's own ``__init__`` stands above all and is left out."""
+    for path in sorted((ROOT / "vgcomp").rglob("*.py")):
+        part = path.relative_to(ROOT / "vgcomp").with_suffix("").parts[0]
+        if part != "__init__":
+            yield part, path
+    for name, folder in FOLDERS.items():
+        for path in sorted(folder.rglob("*.py")):
+            yield name, path
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """(part, line) of each import of ours, those for type checkers only left out."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield from imported(node)
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "vgcomp":
+            names = [f"vgcomp.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative imports hide the layer"
+            names = [node.module or ""]
+        else:
+            continue
+        for name in names:
+            if name.startswith("vgcomp."):
+                yield name.split(".")[1], node.lineno
+
+
+def test_every_module_has_a_layer():
+    parts = {part for part, _ in sources()}
+    assert parts - RANK.keys() == set(), "give each a place in LAYERS"
+
+
+def test_no_module_imports_upwards():
+    wrong = []
+    for part, path in sources():
+        for name, line in imported(ast.parse(path.read_text(encoding="utf-8"))):
+            if RANK.get(name, -1) > RANK.get(part, len(LAYERS)):
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {part} imports {name}, which is above it")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_packages_in_pyproject_are_those_that_exist():
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    found = set()
+    for name, folder in {
+        "vgcomp": ROOT / "vgcomp",
+        **{f"vgcomp.{name}": path for name, path in FOLDERS.items()},
+    }.items():
+        for init in folder.rglob("__init__.py"):
+            found.add(".".join([name, *init.parent.relative_to(folder).parts]))
+    assert set(tool["packages"]) == found
+    for name, folder in FOLDERS.items():
+        assert tool["package-dir"][f"vgcomp.{name}"] == folder.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy as _copy
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -81,9 +82,9 @@ class Program:
         weights = {name: weight for name, weight in self.weights.items() if name in used}
         return replace(self, graph=graph, weights=weights)
 
-    def without_data(self) -> Program:
-        """The same network with every parameter's data dropped; folded constants keep theirs."""
-        weights = {name: w if is_constant_name(name) else w.absent() for name, w in self.weights.items()}
+    def without_data(self, names: Collection[str]) -> Program:
+        """The same network with the data of these weights dropped."""
+        weights = {name: weight.absent() if name in names else weight for name, weight in self.weights.items()}
         return replace(self, weights=weights)
 
     def recorded(self, record: PassRecord) -> Program:

@@ -48,7 +48,7 @@ def evaluate_fake(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | 
     if target is operator.getitem:
         return args[0][args[1]]
     if target is ir.sliced:
-        return tuple(fake_tensor(result.shape, result.dtype) for result in args[0].results)
+        return tuple(fake_tensor(result.shape, result.dtype, result.stride) for result in args[0].results)
     kwargs = kwargs or {}
     key = (target, _key(args), tuple((name, _key(value)) for name, value in kwargs.items()))
     found = _memo.get(key)

@@ -168,25 +168,6 @@ Span = tuple[int, int]
 Combine = Literal["moments", "softmax"]
 
 
-def read_slice(tensor: torch.Tensor, axis: Axis, span: Span) -> torch.Tensor:
-    """The elements ``span`` of ``axis``; a view, unless a factor with ``outer > 1`` forces a copy."""
-    lo, hi = span
-    if axis.outer == 1:
-        return tensor.narrow(axis.dim, lo * axis.inner, (hi - lo) * axis.inner)
-    parts = tensor.unflatten(axis.dim, (axis.outer, axis.extent, axis.inner))
-    return parts.narrow(axis.dim + 1, lo, hi - lo).flatten(axis.dim, axis.dim + 2)
-
-
-def write_slice(tensor: torch.Tensor, axis: Axis, span: Span, value: torch.Tensor) -> None:
-    """Copies ``value`` over the elements ``span`` of ``axis`` of ``tensor``."""
-    lo, hi = span
-    if axis.outer == 1:
-        tensor.narrow(axis.dim, lo * axis.inner, (hi - lo) * axis.inner).copy_(value)
-        return
-    parts = tensor.unflatten(axis.dim, (axis.outer, axis.extent, axis.inner))
-    parts.narrow(axis.dim + 1, lo, hi - lo).copy_(value.unflatten(axis.dim, (axis.outer, hi - lo, axis.inner)))
-
-
 @dataclass(frozen=True, slots=True)
 class Result:
     """How one result of a loop comes together.
@@ -199,6 +180,10 @@ class Result:
     is written. The buffer may be larger or smaller than the operand: when sizes differ the result
     is laid out from the start of the buffer, and the steps' order keeps unread input intact.
 
+    ``stride``: element strides of the whole result, dense in some order of the dimensions; None
+    means row-major. A network keeps frames outermost in memory under a channels-first shape, and
+    so does its sliced form.
+
     ``capacity``: bytes to allocate for the result if more than its own (so that a later loop can
     grow in place); 0 means its own size.
     """
@@ -209,6 +194,7 @@ class Result:
     combine: Combine | None = None
     into: int | None = None
     capacity: int = 0
+    stride: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -286,11 +286,15 @@ def _allocate(spec: ir.Result, frame: _Frame) -> Tensor:
     if spec.into is None:
         capacity = max(numel, -(-spec.capacity // spec.dtype.itemsize))
         flat = torch.empty(capacity, dtype=spec.dtype, device=frame.device)
-        return flat[:numel].view(spec.shape)
+        return _laid_out(flat[:numel], spec)
     base = frame.operands[spec.into]
     room = base.untyped_storage().nbytes() // base.element_size()
     flat = base.as_strided((room,), (1,), 0).view(spec.dtype)
-    return flat[:numel].view(spec.shape)
+    return _laid_out(flat[:numel], spec)
+
+
+def _laid_out(flat: Tensor, spec: ir.Result) -> Tensor:
+    return flat.view(spec.shape) if spec.stride is None else flat.as_strided(spec.shape, spec.stride)
 
 
 def _compile_body(loop: ir.Loop, body: ir.Body, puts: Sequence[Put]) -> _BodyCode:

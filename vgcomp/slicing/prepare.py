@@ -1,0 +1,111 @@
+"""Graph rewrites around planning: norms taken apart, buffers reused, norms put together again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from vgcomp import ir
+from vgcomp.infer import evaluate_fake
+from vgcomp.inplace import can_reuse
+from vgcomp.ir import aten, own
+from vgcomp.memory import analyse
+
+def call(graph: fx.Graph, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> fx.Node:
+    """A new call at the graph's insertion point, with its fake value."""
+    node = graph.call_function(target, args, kwargs or {})
+    fake_args, fake_kwargs = fx.node.map_arg((args, kwargs or {}), lambda n: n.meta["val"])
+    node.meta["val"] = evaluate_fake(target, fake_args, fake_kwargs)
+    return node
+
+
+def split_group_norms(graph: fx.Graph) -> int:
+    """``group_norm`` becomes ``group_moments`` and ``group_norm_apply``, so that a slice can stand between."""
+    found = [n for n in graph.nodes if n.target is aten.group_norm.default]
+    for node in found:
+        x, groups, weight, bias, eps = group_norm_args(node)
+        with graph.inserting_before(node):
+            moments = call(graph, own.group_moments.default, (x, groups))
+            applied = call(graph, own.group_norm_apply.default, (x, moments, groups, weight, bias, eps))
+        node.replace_all_uses_with(applied)
+        graph.erase_node(node)
+    return len(found)
+
+
+def group_norm_args(node: fx.Node) -> tuple[Any, Any, Any, Any, float]:
+    """(x, groups, weight, bias, eps) of a group_norm node, defaults filled in."""
+    args = list(node.args) + [None] * (5 - len(node.args))
+    return args[0], args[1], args[2], args[3], 1e-5 if args[4] is None else float(args[4])
+
+
+def fuse_group_norms(graph: fx.Graph) -> int:
+    """Moments and apply of the same tensor, both unsliced, become ``group_norm`` again.
+
+    Not where the apply overwrites its operand: there the pair is what saves the memory.
+    """
+    count = 0
+    for node in list(graph.nodes):
+        if node.target is not own.group_norm_apply.default or "reuse" in node.meta:
+            continue
+        x, moments, groups, weight, bias, eps = node.args
+        if moments.target is not own.group_moments.default or moments.args[0] is not x:
+            continue
+        with graph.inserting_before(node):
+            fused = call(graph, aten.group_norm.default, (x, groups, weight, bias, eps))
+        if ir.val(fused).stride() != ir.val(node).stride():
+            graph.erase_node(fused)
+            continue
+        node.replace_all_uses_with(fused)
+        graph.erase_node(node)
+        if not moments.users:
+            graph.erase_node(moments)
+        count += 1
+    return count
+
+
+def assign_reuse(graph: fx.Graph) -> int:
+    """Marks pointwise nodes that may overwrite an operand which dies in them (``meta["reuse"]``).
+
+    The operand must be the only view of its buffer that the op reads, of the result's very shape,
+    dtype and strides, and not the caller's.
+    """
+    for node in graph.nodes:
+        node.meta.pop("reuse", None)
+    liveness = analyse(graph)
+    index = {node: i for i, node in enumerate(graph.nodes)}
+    last: dict[int, int] = {id(b): b.last for b in liveness.buffers}
+    merged: dict[int, int] = {}
+
+    def root(buffer: int) -> int:
+        while buffer in merged:
+            buffer = merged[buffer]
+        return buffer
+
+    count = 0
+    for node in graph.nodes:
+        if not can_reuse(node.target):
+            continue
+        for k, x in enumerate(node.args):
+            if not isinstance(x, fx.Node) or not _may_overwrite(node, x, liveness.buffer_of):
+                continue
+            buffer = root(id(liveness.buffer_of[x]))
+            if last[buffer] != index[node]:
+                continue
+            node.meta["reuse"] = k
+            mine = id(liveness.buffer_of[node])
+            merged[mine] = buffer
+            last[buffer] = last[mine]
+            count += 1
+            break
+    return count
+
+
+def _may_overwrite(node: fx.Node, x: fx.Node, buffer_of: dict[fx.Node, Any]) -> bool:
+    value, out = ir.val(x), ir.val(node)
+    buffer = buffer_of[x]
+    if buffer.kind not in ("value", "output") or value.shape != out.shape or value.dtype != out.dtype:
+        return False
+    if value.stride() != out.stride() or buffer.size != ir.nbytes(value):
+        return False
+    return all(other is x or buffer_of[other] is not buffer for other in node.all_input_nodes)

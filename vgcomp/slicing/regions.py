@@ -1,0 +1,382 @@
+"""Candidate regions: from each end and each axis of its result, backwards as far as the axis goes.
+
+Growing a region by one op at its start costs one application of that op's axis rule and one update
+of a liveness array, whatever the region's length. Each op in the region is in one of three roles:
+
+- *sliced*: it carries the axis, with one consistent position and the halo its consumers need;
+- *barrier*: a norm's statistics. All that leads to them runs once more, slice by slice, in a phase of its
+  own before (the statistics merge exactly), and they are whole for what follows;
+- *prologue*: small and needed whole (an embedding's projection): run once, before the loop.
+
+Anything else ends the region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import fx
+
+from vgcomp import ir
+from vgcomp.axes import Window, Whole
+from vgcomp.ir import Axis, own
+from vgcomp.slicing.problem import Floats, Problem
+
+RECOMPUTE, CARRY = 0, 1
+_FINAL = 1  # phase bit of the region's results
+
+
+@dataclass(frozen=True)
+class Into:
+    """Result ``result`` takes the buffer of ``source`` (an op's or operand's value)."""
+
+    result: fx.Node
+    source: fx.Node
+
+
+@dataclass(frozen=True)
+class Region:
+    """Ops ``[first, end)`` run by slices of ``axis`` of the last one.
+
+    ``options[m]``: slice counts; ``peak[mode, m]``: predicted bytes live inside, all else included;
+    ``seconds[mode, m]``: predicted time. ``into[mode]``: results written over dying operands.
+    """
+
+    first: int
+    end: int
+    axis: Axis
+    options: tuple[int, ...]
+    peak: Floats
+    seconds: Floats
+    into: tuple[tuple[Into, ...], tuple[Into, ...]]
+    axis_of: dict[fx.Node, Axis]
+    barriers: tuple[tuple[fx.Node, Axis], ...]
+    prologue: tuple[fx.Node, ...]
+    foreign: tuple[fx.Node, ...]
+
+
+@dataclass
+class _Pending:
+    """What consumers inside the region ask of a value, as yet outside of it."""
+
+    axis: Axis
+    halo: float = 0.0
+    lag: float = 0.0
+    phases: int = 0
+    #: Largest window that reads it, minus one: what a line buffer must keep.
+    tail: float = 0.0
+    clash: bool = False
+
+
+@dataclass
+class Limits:
+    """What is worth growing: ``hot[i]`` prefix counts of ops above the threshold; boundaries allowed."""
+
+    threshold: int
+    small: int
+    hot_before: list[int]
+    max_length: int = 4000
+
+
+def slice_counts(extent: int, most: int = 14) -> tuple[int, ...]:
+    """Slice counts worth trying: distinct tile sizes, dense for few slices and geometric beyond."""
+    wanted = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 48, 64, 96, 128]
+    tiles = dict.fromkeys(-(-extent // n) for n in wanted if n <= extent)
+    counts = [-(-extent // t) for t in tiles]
+    counts = [c for c in dict.fromkeys(counts) if c > 1]
+    if len(counts) > most:
+        picks = np.unique(np.linspace(0, len(counts) - 1, most).round().astype(int))
+        counts = [counts[k] for k in picks]
+    return tuple(counts)
+
+
+@dataclass
+class _Growth:
+    """A region being grown backwards from ``end``."""
+
+    problem: Problem
+    limits: Limits
+    end: int
+    axis: Axis
+    options: tuple[int, ...]
+    live: Floats = field(init=False)
+    base: Floats = field(init=False)
+    seconds: Floats = field(init=False)
+    pending: dict[fx.Node, _Pending] = field(default_factory=dict)
+    whole: dict[fx.Node, int] = field(default_factory=dict)
+    axis_of: dict[fx.Node, Axis] = field(default_factory=dict)
+    phases_of: dict[fx.Node, int] = field(default_factory=dict)
+    barriers: list[tuple[fx.Node, Axis]] = field(default_factory=list)
+    prologue: list[fx.Node] = field(default_factory=list)
+    foreign: list[fx.Node] = field(default_factory=list)
+    outputs: dict[int, fx.Node] = field(default_factory=dict)
+    covered: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.counts = np.array(self.options, dtype=np.float64)
+        self.live = np.zeros((2, len(self.options), 64))
+        self.base = np.zeros((2, len(self.options)))
+        self.seconds = np.zeros((2, len(self.options)))
+        self.used = 0
+
+    # -- liveness, position 0 is the region's last op
+
+    def _add_live(self, first: int, last: int, size: Floats) -> None:
+        lo, hi = self.end - 1 - last, self.end - 1 - first
+        if hi >= self.live.shape[2]:
+            grown = np.zeros((2, len(self.options), max(2 * self.live.shape[2], hi + 1)))
+            grown[:, :, : self.live.shape[2]] = self.live
+            self.live = grown
+        self.live[:, :, lo : hi + 1] += size[:, :, None]
+
+    def inner_peak(self, first: int) -> Floats:
+        return self.live[:, :, : self.end - first].max(axis=2) + self.base  # type: ignore[no-any-return]
+
+    # -- growth
+
+    def add(self, i: int) -> bool:
+        """Takes op i into the region; False when the region cannot start before i + 1."""
+        node = self.problem.nodes[i]
+        if ir.is_loop(node) or ir.is_getitem(node):
+            return False
+        wanted, whole = self.pending.get(node), node in self.whole
+        if wanted is not None and not whole:
+            return self._add_sliced(i, node, wanted)
+        if whole and wanted is None:
+            return self._add_whole(i, node)
+        return wanted is None and not whole and self._add_foreign(i, node)
+
+    def _add_sliced(self, i: int, node: fx.Node, wanted: _Pending) -> bool:
+        if wanted.clash:
+            return False
+        demands = self.problem.amap.demands(node, wanted.axis)
+        if demands is None:
+            return False
+        operands = self.problem.amap.operands(node)
+        for x, demand in zip(operands, demands, strict=True):
+            if isinstance(demand, Whole) and x in self.axis_of:
+                return False
+        del self.pending[node]
+        self.axis_of[node] = wanted.axis
+        self.phases_of[node] = wanted.phases
+        for x, demand in zip(operands, demands, strict=True):
+            if isinstance(demand, Whole):
+                self._ask_whole(x, wanted.phases)
+            else:
+                self._ask(x, demand, wanted)
+        self._account(i, node, wanted)
+        return True
+
+    def _ask(self, x: fx.Node, window: Window, by: _Pending) -> None:
+        rate = window.mul / window.div
+        halo = by.halo * rate + (window.last - window.first) if window.axis.extent > 1 else 0.0
+        lag = by.lag * rate + max(0, window.last)
+        if window.first == window.last:  # a shift (slice, concatenation), not a window
+            halo, lag = by.halo * rate, by.lag * rate
+        tail = max(0.0, window.last - window.first) if window.first != window.last else 0.0
+        known = self.pending.get(x)
+        if known is None:
+            self.pending[x] = _Pending(window.axis, halo, lag, by.phases, tail)
+            return
+        known.clash |= known.axis != window.axis
+        known.tail = max(known.tail, tail, abs(known.lag - lag))
+        known.halo, known.lag = max(known.halo, halo), max(known.lag, lag)
+        known.phases |= by.phases
+
+    def _ask_whole(self, x: fx.Node, phases: int) -> None:
+        if x.op != "get_attr":
+            self.whole[x] = self.whole.get(x, 0) | phases
+
+    def _lengths(self, axis: Axis, wanted: _Pending) -> Floats:
+        """Elements of the axis that a slice holds, by mode and option."""
+        tile = np.ceil(axis.extent / self.counts)
+        both = np.stack((tile + wanted.halo, tile + wanted.lag))
+        return np.minimum(both, axis.extent)  # type: ignore[no-any-return]
+
+    def _account(self, i: int, node: fx.Node, wanted: _Pending) -> None:
+        """Adds the op's slice to the liveness array and its time to the total."""
+        problem, axis = self.problem, wanted.axis
+        buffer = problem.buffer[node]
+        fraction = self._lengths(axis, wanted) / axis.extent
+        size = fraction * ir.nbytes(ir.val(node))
+        last = self._last_use(i, node)
+        if not problem.is_view[i]:
+            start = self.covered.get(id(buffer))
+            self._add_live(i, last if start is None else start - 1, size)
+            self.covered[id(buffer)] = i
+        if problem.last[id(buffer)] >= self.end and id(buffer) not in self.outputs:
+            self.outputs[id(buffer)] = node
+        if wanted.tail:
+            tail = np.minimum(size[CARRY], wanted.tail / axis.extent * ir.nbytes(ir.val(node)))
+            self.base[CARRY] += tail
+            self._add_live(i, last, np.stack((np.zeros_like(tail), size[CARRY] * 0.5)))
+        self._add_seconds(i, wanted, fraction)
+
+    def _last_use(self, i: int, node: fx.Node) -> int:
+        """Index of the last op in the region that uses the node's buffer."""
+        last, buffer = i, self.problem.buffer[node]
+        stack = list(node.users)
+        while stack:
+            user = stack.pop()
+            at = self.problem.index.get(user)
+            if at is None or at >= self.end:
+                continue
+            last = max(last, at)
+            if self.problem.buffer.get(user) is buffer and self.problem.is_view[at]:
+                stack.extend(user.users)
+        return last
+
+    def _add_seconds(self, i: int, wanted: _Pending, fraction: Floats) -> None:
+        work = self.problem.works[i]
+        if work is None or work.is_free:
+            return
+        model = self.problem.cost_model
+        runs = bin(wanted.phases).count("1")
+        even = 1.0 / self.counts
+        for k, n in enumerate(self.options):
+            once = model.seconds_at(work, float(fraction[RECOMPUTE, k]))
+            self.seconds[RECOMPUTE, k] += runs * n * once
+            steady = once if not wanted.halo else model.seconds_at(work, float(even[k]))
+            self.seconds[CARRY, k] += runs * n * steady
+        if wanted.tail:
+            out = ir.nbytes(ir.val(self.problem.nodes[i]))
+            self.seconds[CARRY] += runs * self._copy_seconds(out)
+
+    def _copy_seconds(self, size: float) -> Floats:
+        target = self.problem.target
+        return self.counts * target.launch_s + 2.0 * size / target.memory_bytes_per_s  # type: ignore[no-any-return]
+
+    def _add_whole(self, i: int, node: fx.Node) -> bool:
+        if node.target is own.group_moments.default:
+            return self._add_barrier(i, node)
+        return self._add_prologue(i, node)
+
+    def _add_barrier(self, i: int, node: fx.Node) -> bool:
+        """Statistics over the sliced axis: a phase of its own."""
+        x = self.problem.amap.operands(node)[0]
+        wanted = self.pending.get(x)
+        if wanted is None or wanted.clash or wanted.axis.dim < 2:
+            return False
+        wanted.phases |= 1 << (len(self.barriers) + 1)
+        self.barriers.append((node, wanted.axis))
+        self.base += ir.nbytes(ir.val(node)) * 2
+        work = self.problem.works[i]
+        if work is not None:
+            for k, n in enumerate(self.options):
+                self.seconds[:, k] += n * self.problem.cost_model.seconds_at(work, 1.0 / n)
+        return True
+
+    def _add_prologue(self, i: int, node: fx.Node) -> bool:
+        size = ir.nbytes(ir.val(node))
+        if size > self.limits.small or any(x in self.pending for x in self.problem.amap.operands(node)):
+            return False
+        for x in self.problem.amap.operands(node):
+            self._ask_whole(x, _FINAL)
+        self.prologue.append(node)
+        self.base += 0 if self.problem.is_view[i] else size
+        self.seconds += self.problem.seconds[i]
+        return True
+
+    def _add_foreign(self, i: int, node: fx.Node) -> bool:
+        """An op whose result is used only after the region: left out of the loop if it is small or a view."""
+        operands = self.problem.amap.operands(node)
+        if any(x in self.axis_of for x in operands):
+            return False
+        if not self.problem.is_view[i] and ir.nbytes(ir.val(node)) > self.limits.small:
+            return False
+        if self.problem.is_view[i]:
+            return False
+        for x in operands:
+            self._ask_whole(x, _FINAL)
+        self.foreign.append(node)
+        self.seconds += self.problem.seconds[i]
+        return True
+
+    # -- candidates
+
+    def candidate(self, first: int) -> Region | None:
+        """The region that starts here, if it may."""
+        problem = self.problem
+        if any(node not in self.axis_of for node in self.outputs.values()):
+            return None
+        into = tuple(self._placed(first, mode) for mode in (RECOMPUTE, CARRY))
+        outside = np.zeros((2, 1))
+        for mode in (RECOMPUTE, CARRY):
+            placed = {pair.result for pair in into[mode]}
+            grown = sum(ir.nbytes(ir.val(node)) for node in self.outputs.values() if node not in placed)
+            outside[mode] = problem.crossing[first] + grown
+        seconds = self.seconds + sum(
+            (self._copy_seconds(ir.nbytes(ir.val(node))) for node in self.outputs.values()), np.zeros(len(self.options))
+        )
+        return Region(
+            first, self.end, self.axis, self.options, self.inner_peak(first) + outside, seconds,
+            into, dict(self.axis_of), tuple(self.barriers), tuple(self.prologue), tuple(self.foreign),
+        )  # type: ignore[arg-type]  # fmt: skip
+
+    def _placed(self, first: int, mode: int) -> tuple[Into, ...]:
+        """Results that may take a dying operand's buffer, greedily."""
+        found: list[Into] = []
+        free = dict(self.pending)
+        for result in self.outputs.values():
+            for x, wanted in free.items():
+                if wanted.clash or (mode == RECOMPUTE and wanted.halo) or self._read_whole(x):
+                    continue
+                if self._dies_inside(x, first) and self._same_place(x, wanted.axis, result):
+                    found.append(Into(result, x))
+                    del free[x]
+                    break
+        return tuple(found)
+
+    def _read_whole(self, x: fx.Node) -> bool:
+        buffer = self.problem.buffer.get(x)
+        return buffer is None or any(y in self.whole for y in buffer.nodes)
+
+    def _dies_inside(self, x: fx.Node, first: int) -> bool:
+        buffer = self.problem.buffer.get(x)
+        if buffer is None or buffer.kind not in ("value", "output"):
+            return False
+        dies = self.problem.last[id(buffer)]
+        inside_result = id(buffer) in self.outputs
+        return self.problem.first[id(buffer)] < first and (dies < self.end or inside_result)
+
+    def _same_place(self, x: fx.Node, axis: Axis, result: fx.Node) -> bool:
+        """True when each slice of the result lies in memory just where the same slice of ``x`` did."""
+        buffer = self.problem.buffer[x]
+        source, value = ir.val(x), ir.val(result)
+        if sum(y in self.pending for y in buffer.nodes) > 1 or buffer.size != ir.nbytes(source):
+            return False
+        if source.dtype != value.dtype or source.numel() != value.numel():
+            return False
+        return placement(source, axis) == placement(value, self.axis_of[result])
+
+
+def placement(value: torch.Tensor, axis: Axis) -> tuple[object, ...] | None:
+    """Where the slices of an axis lie in a dense value's storage; None if that cannot be said in one stride.
+
+    Equal placements may share a buffer slice by slice: an element range of the axis is the same set
+    of bytes in both.
+    """
+    order = sorted(range(value.dim()), key=value.stride, reverse=True)
+    if value.storage_offset() or not value.permute(order).is_contiguous():
+        return None
+    return (axis.extent, value.stride(axis.dim) * axis.inner)
+
+
+def grow_regions(problem: Problem, limits: Limits, end: int, axis: Axis) -> Iterator[Region]:
+    """Every candidate that ends before op ``end`` and slices its last op's result along ``axis``."""
+    options = slice_counts(axis.extent)
+    if not options:
+        return
+    growth = _Growth(problem, limits, end, axis, options)
+    growth.pending[problem.nodes[end - 1]] = _Pending(axis, phases=_FINAL)
+    for i in range(end - 1, max(-1, end - 1 - limits.max_length), -1):
+        if not growth.add(i):
+            return
+        worth = limits.hot_before[end] > limits.hot_before[i] and problem.crossing[i] <= limits.threshold
+        if worth and not problem.is_view[i]:
+            region = growth.candidate(i)
+            if region is not None:
+                yield region

@@ -9,7 +9,8 @@ issue it, if that is longer. To this the model adds the three effects that decid
   kernels need a few thousand elements a unit to saturate memory.
 * **Cache.** What fits half of the last cache is taken from it: the previous op has just written it.
   From there to the full size the credit fades out.
-* **Weights** are read by every slice, from memory once, then from the cache if they fit with the rest.
+* **Weights** and broadcast inputs are read whole by every slice: between two slices of one op come all the
+  other ops of its loop, with weights of their own.
 
 Efficiencies are ours, of the usual size for PyTorch's libraries, and the same for all devices except
 where a target's file has measured ones.
@@ -42,8 +43,9 @@ _LEAST_OCCUPANCY = 1 / 64
 
 #: Of the vector rate, what depthwise convolutions reach.
 _DEPTHWISE = 0.15
-#: Tiles a unit where tiles are too small for their number to matter.
-_FINE = 4096
+
+#: Tiles: 4032 * (1 / 14) is not to make one more than 288.
+_ROUNDING = 1e-6
 
 #: Share of the last cache up to which data is taken to be there still.
 _CACHE_SHARE = 0.5
@@ -56,7 +58,8 @@ _MEMO_LIMIT = 200_000
 class Curve:
     """An op's seconds on one target as a function of the fraction of its elements that are computed."""
 
-    vector_s: float
+    #: Arithmetic that divides into slices of any size.
+    fluid_s: float
     #: (tiles at fraction 1, seconds of one round of tiles over all units) a tile size.
     tiles: tuple[tuple[float, float], ...]
     units: int
@@ -74,18 +77,18 @@ class Curve:
     host_s: float
 
     def seconds(self, fraction: float = 1.0) -> float:
-        """Seconds for ``fraction`` (> 0) of the op's elements, as one of 1 / ``fraction`` such slices."""
+        """Seconds for ``fraction`` (> 0) of the op's elements."""
         busy = max(self.compute_s(fraction), self.memory_s(fraction))
         return max(busy + self.launch_s, self.host_s)
 
     def compute_s(self, fraction: float) -> float:
-        """Seconds of arithmetic: whole rounds of the tile size that suits best, and what is not a contraction."""
-        seconds = self.vector_s * fraction
+        """Seconds of arithmetic: whole rounds of the tile size that suits best, and what needs no tiles."""
+        seconds = self.fluid_s * fraction
         if not self.tiles:
             return seconds
         units = self.units
         return seconds + min(
-            [math.ceil(math.ceil(tiles * fraction) / units) * round_s for tiles, round_s in self.tiles]
+            [math.ceil(math.ceil(tiles * fraction - _ROUNDING) / units) * round_s for tiles, round_s in self.tiles]
         )
 
     def memory_s(self, fraction: float) -> float:
@@ -97,8 +100,7 @@ class Curve:
         # All of it from the cache up to the share, none from the full size on.
         hit = min(1.0, max(0.0, (1.0 - room) / (1.0 - _CACHE_SHARE)))
         byte_s = hit / self.cache_rate + (1.0 - hit) / self.memory_rate
-        again = max(0.0, 1.0 - fraction)
-        shared_s = self.shared * ((1.0 - again) / self.memory_rate + again * byte_s)
+        shared_s = self.shared / self.memory_rate
         return self.traffic * fraction * byte_s / occupancy + shared_s
 
     def bound(self) -> Bound:
@@ -175,9 +177,12 @@ def _make_room(
 def _curve(work: OpWork, target: Target) -> Curve:
     memory = _efficiency(target, "memory") * (_STRIDED if work.strided else 1.0)
     scaled = work.bytes_read - work.shared_bytes
+    matrix_s = _matrix_s(work, target)
+    # A CPU's vector registers are short and its cores few: neither padding nor rounds matter.
+    tiled = matrix_s > 0.0 and target.kind != "cpu" and not _is_depthwise(work)
     return Curve(
-        vector_s=(work.flops - work.matrix_flops) / target.vector_flops_per_s(),
-        tiles=_tiles(work, target),
+        fluid_s=(work.flops - work.matrix_flops) / target.vector_flops_per_s() + (0.0 if tiled else matrix_s),
+        tiles=_tiles(work, target, matrix_s) if tiled else (),
         units=target.units,
         full_elements=0.0 if target.kind == "cpu" else float(target.units * _ELEMENTS_A_UNIT),
         elements=max(work.out_elements, scaled / work.dtype.itemsize),
@@ -196,29 +201,27 @@ def _efficiency(target: Target, kind: EfficiencyKind) -> float:
     return target.efficiency.get(kind, _EFFICIENCY[kind])
 
 
-def _tiles(work: OpWork, target: Target) -> tuple[tuple[float, float], ...]:
-    """(tiles, seconds of a round over all units) a tile size."""
-    if not work.matrix_flops:
-        return ()
-    if work.kind == "conv" and work.n == 1 and work.batch > 1:
-        # Depthwise: nothing for matrix units to share.
-        rate = min(target.vector_flops_per_s() * _DEPTHWISE, target.matrix_flops_per_s(work.dtype))
-        seconds = work.matrix_flops / rate
-        return _rounds(float(target.units * _FINE), 1.0, seconds, target.units)
+def _is_depthwise(work: OpWork) -> bool:
+    """Nothing for matrix units to share: vector units run it."""
+    return work.kind == "conv" and work.n == 1 and work.batch > 1
+
+
+def _matrix_s(work: OpWork, target: Target) -> float:
+    """Seconds of the contraction on a device that it fills."""
+    rate = target.matrix_flops_per_s(work.dtype)
+    if _is_depthwise(work):
+        return work.matrix_flops / min(rate, target.vector_flops_per_s() * _DEPTHWISE)
     kind: EfficiencyKind = work.kind if work.kind in ("conv", "attention") else "matmul"
-    seconds = work.matrix_flops / (target.matrix_flops_per_s(work.dtype) * _efficiency(target, kind))
-    if target.kind == "cpu":
-        # Vector registers are short and cores few: neither padding nor rounds matter.
-        return _rounds(float(target.units * _FINE), 1.0, seconds, target.units)
-    found: list[tuple[float, float]] = []
-    for rows, columns, part in _TILES:
+    return work.matrix_flops / (rate * _efficiency(target, kind))
+
+
+def _tiles(work: OpWork, target: Target, seconds: float) -> tuple[tuple[float, float], ...]:
+    """(tiles, seconds of a round over all units) a tile size, from the contraction's ``seconds``."""
+    found = []
+    for rows, columns, efficiency in _TILES:
         tiles, filled = _tiling(work, rows, columns)
-        found += _rounds(tiles, part * filled, seconds, target.units)
+        found.append((tiles, seconds * target.units / (efficiency * filled * tiles)))
     return tuple(found)
-
-
-def _rounds(tiles: float, efficiency: float, seconds: float, units: int) -> tuple[tuple[float, float]]:
-    return ((tiles, seconds * units / (efficiency * tiles)),)
 
 
 def _tiling(work: OpWork, rows: int, columns: int) -> tuple[float, float]:

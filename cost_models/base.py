@@ -80,3 +80,7 @@ class CostModel(Protocol):
     def op_seconds(self, work: OpWork, target: Target) -> Cost:
         """The cost of one run of the op."""
         ...
+
+    def seconds_at(self, work: OpWork, fraction: float) -> float:
+        """Seconds for ``fraction`` of the op's elements on the model's own target; what planners call most."""
+        ...

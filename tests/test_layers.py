@@ -21,7 +21,7 @@ LAYERS = (
     ("optimize",),
     ("backends", "check"),
     ("report",),
-    ("cli",),
+    ("cli", "__main__"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

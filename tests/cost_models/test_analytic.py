@@ -126,6 +126,32 @@ def sliced_ratio(case, n, target=A100):
     return n * model.seconds_at(w, 1 / n) / model.seconds_at(w, 1.0)
 
 
+SLICED = {
+    "conv, frames": (conv(t(28, 320, 72, 128), 320), conv(t(2, 320, 72, 128), 320), 14),
+    "linear, rows": (
+        work(aten.linear.default, t(14 * 9216, 320), t(2560, 320), t(2560)),
+        work(aten.linear.default, t(9216, 320), t(2560, 320), t(2560)),
+        14,
+    ),
+    "attention, batch": (attention(140, 2304, 2304, 64), attention(5, 2304, 2304, 64), 28),
+    "silu": (work(aten.silu.default, t(14, 128, 72, 128)), work(aten.silu.default, t(1, 128, 72, 128)), 14),
+    "group norm": (
+        work(aten.group_norm.default, t(14, 128, 72, 128), 32, t(128), t(128), 1e-6),
+        work(aten.group_norm.default, t(1, 128, 72, 128), 32, t(128), t(128), 1e-6),
+        14,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SLICED)
+@pytest.mark.parametrize("target", target_names())
+def test_a_fraction_costs_what_the_slice_itself_does(case, target):
+    """A planner's estimate is the simulator's figure for the loop's body."""
+    whole, piece, n = SLICED[case]
+    model = AnalyticModel(load_target(target))
+    assert model.seconds_at(whole, 1 / n) == pytest.approx(model.seconds_at(piece, 1.0), rel=1e-6)
+
+
 def test_large_ops_slice_for_nothing():
     assert sliced_ratio("conv, large", 14) < 1.02
     assert sliced_ratio("silu", 14) < 1.02

@@ -31,7 +31,14 @@ def load(source: str | Path, **settings: Setting) -> Program:
         return _build(source, settings)
     if not path.exists():
         raise UsageError(f"{path} does not exist")
-    raise UsageError(f"{path} is not a model: give a .onnx file, a folder saved by vgcomp, or a name from `vgcomp models`")
+    raise UsageError(
+        f"{path} is not a model: give a .onnx file, a folder saved by vgcomp, or a name from `vgcomp models`"
+    )
+
+
+def is_saved(source: str | Path) -> bool:
+    """True for a folder that ``Program.save`` wrote."""
+    return (Path(source) / _SAVED).is_file()
 
 
 def _looks_like_path(source: str) -> bool:
@@ -41,7 +48,7 @@ def _looks_like_path(source: str) -> bool:
 def _load_saved(path: Path, settings: dict[str, Setting]) -> Program:
     from vgcomp.program import Program
 
-    if not (path / _SAVED).is_file():
+    if not is_saved(path):
         raise UsageError(f"{path} is a directory without {_SAVED}: give a .onnx file or a folder saved by vgcomp")
     if settings:
         raise UsageError(f"{path} is a saved program: its shapes are fixed, so {', '.join(settings)} cannot be set")

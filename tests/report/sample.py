@@ -28,6 +28,7 @@ class FakeEntry:
     bound: str
     live_bytes: int
     in_loop: str | None = None
+    slices: int = 1
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,11 @@ def timeline(scale: float, ops: int = 480, seconds: float = 0.6) -> FakeTimeline
     for i in range(ops):
         width = seconds / ops * (0.4 + 1.2 * ((i * 7) % 11) / 10)
         stage = min(3, i * 4 // ops)
+        inside = ("frames_0", 14) if i == ops - 20 else (None, 1)
         live = int(scale * MIB * (220 * 2.9**stage) * (0.72 + 0.28 * abs(math.sin(i * 0.7))))
-        name = "frames_0" if i == ops - 20 else f"up_blocks_{stage}_resnets_{i % 7}_conv{i % 2}_{i}"
-        entries.append(FakeEntry(name, name, "aten.convolution.default", t, width, ["compute", "memory"][i % 2], live))
+        name = "mul" if i == ops - 20 else f"up_blocks_{stage}_resnets_{i % 7}_conv{i % 2}_{i}"
+        bound = ["compute", "memory"][i % 2]
+        entries.append(FakeEntry(name, name, "aten.convolution.default", t, width, bound, live, *inside))
         t += width
     return FakeTimeline(entries, max(e.live_bytes for e in entries))
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 from pydantic import ValidationError
-from tests.report import sample
 
+from tests.report import sample
 from vgcomp.result import Report
 
 MEASURES = {"peak_bytes", "peak_activation_bytes", "weight_bytes", "latency_s", "flops", "nodes"}

@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from tests.report import sample
 
+from tests.report import sample
 from vgcomp.errors import UsageError
 from vgcomp.report import check_report_path, report_text, write_report
 from vgcomp.report.data import curve, op_text, regions

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import fx
+from torch import Tensor, fx
 
 from vgcomp import ir
 
 if TYPE_CHECKING:
     from vgcomp.program import Program
-    from vgcomp.simulate import Timeline
+    from vgcomp.simulate import Entry, Timeline
 
 #: Points a drawn curve has at most; more than any screen is wide, and a page stays under a megabyte.
 MAX_POINTS = 6000
@@ -63,7 +63,7 @@ def curve(timeline: Timeline, limit: int = MAX_POINTS) -> list[Point]:
         top = max(group, key=lambda entry: entry.live_bytes)
         end = group[-1].start_s + group[-1].duration_s
         points.append(
-            Point(group[0].start_s, end - group[0].start_s, top.live_bytes, top.name, op_text(top.op), str(top.bound))
+            Point(group[0].start_s, end - group[0].start_s, top.live_bytes, top.name, _what(top), str(top.bound))
         )
     return points
 
@@ -72,6 +72,12 @@ def regions(program: Program, timeline: Timeline) -> list[Region]:
     """Every sliced loop of the program, in the order in which they run."""
     spans = _spans(timeline)
     return [_region(node, spans) for node in program.graph.nodes if ir.is_loop(node)]
+
+
+def _what(entry: Entry) -> str:
+    """``convolution``, or ``convolution, 14 slices in frames_0``."""
+    op = op_text(entry.op)
+    return f"{op}, {entry.slices} slices in {entry.in_loop}" if entry.in_loop else op
 
 
 def op_text(op: object) -> str:
@@ -89,20 +95,21 @@ class _Span:
 
 
 def _spans(timeline: Timeline) -> dict[str, _Span]:
-    """Time and peak of every node and every loop, by name."""
+    """Time and peak of every loop, by the name of its node."""
     spans: dict[str, _Span] = {}
     for entry in timeline.entries:
-        for name in {str(entry.in_loop or ""), entry.name} - {""}:
-            span = spans.setdefault(name, _Span(entry.start_s, 0.0, 0))
-            span.seconds += entry.duration_s
-            span.peak_bytes = max(span.peak_bytes, entry.live_bytes)
+        if entry.in_loop is None:
+            continue
+        span = spans.setdefault(entry.in_loop, _Span(entry.start_s, 0.0, 0))
+        span.seconds += entry.duration_s
+        span.peak_bytes = max(span.peak_bytes, entry.live_bytes)
     return spans
 
 
 def _region(node: fx.Node, spans: dict[str, _Span]) -> Region:
     loop = ir.loop_of(node)
-    span = spans.get(node.name) or spans.get(loop.name) or _Span(0.0, 0.0, 0)
-    values: Sequence[object] = node.meta["val"]
+    span = spans.get(node.name, _Span(0.0, 0.0, 0))
+    values: Sequence[Tensor] = node.meta["val"]
     return Region(
         name=loop.name,
         note=loop.note,
@@ -113,7 +120,7 @@ def _region(node: fx.Node, spans: dict[str, _Span]) -> Region:
         results=len(loop.results),
         in_place=sum(result.into is not None for result in loop.results),
         combined=sum(result.combine is not None for result in loop.results),
-        result_bytes=sum(ir.nbytes(value) for value in values),  # type: ignore[arg-type]
+        result_bytes=sum(ir.nbytes(value) for value in values),
         start_s=span.start_s,
         seconds=span.seconds,
         peak_bytes=span.peak_bytes,
@@ -121,7 +128,7 @@ def _region(node: fx.Node, spans: dict[str, _Span]) -> Region:
 
 
 def _count_ops(graph: fx.Graph) -> int:
-    return sum(node.op == "call_function" for node in graph.nodes)
+    return sum(1 for node in graph.nodes if node.op == "call_function")
 
 
 def _axes_text(loop: ir.Loop) -> str:

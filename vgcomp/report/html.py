@@ -75,7 +75,7 @@ def _asset(name: str) -> str:
 def _data(report: Report, before: Sequence[Point], after: Sequence[Point]) -> str:
     """The script's input. ``<`` is escaped, or a node's name could end the element."""
     strings: dict[str, int] = {}
-    content = {
+    content: dict[str, object] = {
         "model": report.model,
         "budget_bytes": report.budget_bytes,
         "weight_bytes": report.after.weight_bytes,

@@ -1,0 +1,5 @@
+"""``python -m vgcomp``."""
+
+from vgcomp.cli.main import run
+
+run()

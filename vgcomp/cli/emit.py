@@ -1,0 +1,68 @@
+"""Writes the results: the network in the form asked for, and the reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vgcomp.files import staged_directory
+from vgcomp.report import write_report
+from vgcomp.report.source import Reportable
+from vgcomp.result import Explanation, Report
+
+if TYPE_CHECKING:
+    from vgcomp.program import Program
+    from vgcomp.simulate import Timeline
+
+Form = Literal["onnx", "torch"]
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A result under a report that knows of what was written."""
+
+    program: Program
+    report: Report
+    timelines: tuple[Timeline, Timeline]
+    explanations: Sequence[Explanation]
+
+
+def with_report(result: Reportable, **changes: object) -> Reported:
+    """The same result with some fields of its report replaced."""
+    report = result.report.model_copy(update=changes)
+    return Reported(result.program, report, result.timelines, result.explanations)
+
+
+def form_of(program: Program) -> Form:
+    """What came in goes out."""
+    return "onnx" if program.source.kind == "onnx" else "torch"
+
+
+def emit(result: Reportable, form: Form, out: Path) -> Reported:
+    """Fills the folder ``out``: ``optimized.onnx`` or ``optimized/``, ``report.json`` and ``report.html``.
+
+    They appear together or not at all. Raises OSError if the disk says no, UsageError if ``out`` is a file.
+    """
+    with staged_directory(out) as staged:
+        _WRITERS[form](result.program, staged)
+        written = sorted(entry.name for entry in staged.iterdir())
+        names = (*written, "report.html", "report.json")
+        done = with_report(result, artifacts=tuple(str(out / name) for name in names))
+        for name in names[-2:]:
+            write_report(done, staged / name)
+    return done
+
+
+def _write_onnx(program: Program, folder: Path) -> None:
+    from vgcomp.backends.onnx_export import export_onnx
+
+    export_onnx(program, folder / "optimized.onnx")
+
+
+def _write_torch(program: Program, folder: Path) -> None:
+    program.save(folder / "optimized")
+
+
+_WRITERS: dict[Form, Callable[[Program, Path], None]] = {"onnx": _write_onnx, "torch": _write_torch}

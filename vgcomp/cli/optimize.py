@@ -1,0 +1,101 @@
+"""``vgcomp optimize``: a budget in, a smaller program out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vgcomp.cli import options
+from vgcomp.cli.console import progress, say
+
+
+class Emit(StrEnum):
+    """Forms that a result is written in."""
+
+    onnx = "onnx"
+    torch = "torch"
+
+
+def optimize(
+    model: options.Source,
+    settings: options.Set = None,
+    target: options.Target = options.DEFAULT_TARGET,
+    mem: options.Memory = None,
+    passes: options.Passes = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Where the results go.")] = None,
+    form: Annotated[Emit | None, typer.Option("--emit", help="Form of the result; default: what came in.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Compare outputs with the unmodified network's.")
+    ] = False,
+    report: options.Reports = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan, and write nothing but the --report.")] = False,
+    seed: options.Seed = 0,
+) -> None:
+    """Rewrite a network so that it fits a memory budget at the least latency; without one, list what is possible."""
+    reports = report or []
+    target_spec = checked_options(target, mem, passes, reports, None if dry_run else out)
+    begin = time.perf_counter()
+    from vgcomp.cli.emit import emit, form_of, with_report
+    from vgcomp.cli.source import load_source
+    from vgcomp.optimize import optimize as run_optimizer
+    from vgcomp.report import write_report
+
+    with progress() as tell:
+        tell(f"reading {model}", 0.0)
+        program = load_source(model, settings or [])
+        result = run_optimizer(
+            program, target=target_spec, memory=mem, passes=passes, check=check, seed=seed, progress=tell
+        )
+        done = with_report(result, seconds=time.perf_counter() - begin)
+        if out is not None and not dry_run:
+            tell(f"writing {out}", 1.0)
+            done = emit(done, form.value if form else form_of(program), out)
+    for path in reports:
+        write_report(done, path)
+    _print(done.report, reports, out, dry_run)
+
+
+def checked_options(target: str, mem: str | None, passes: str | None, reports: Sequence[Path], out: Path | None) -> str:
+    """Refuses now what would otherwise fail after minutes of work."""
+    from vgcomp.files import check_directory_destination
+    from vgcomp.report import check_report_path
+    from vgcomp.units import parse_bytes
+
+    if mem is not None:
+        parse_bytes(mem)
+    for path in reports:
+        check_report_path(path)
+    if out is not None:
+        check_directory_destination(out.absolute())
+    from vgcomp.passes.registry import parse_spec
+    from vgcomp.targets import load_target
+
+    load_target(target)
+    if passes is not None:
+        parse_spec(passes)
+    return target
+
+
+def _print(report: object, reports: Sequence[Path], out: Path | None, dry_run: bool) -> None:
+    from vgcomp.cli import tables
+    from vgcomp.result import Report
+    from vgcomp.units import format_seconds
+
+    assert isinstance(report, Report)
+    say(tables.heading(report), tables.before_after(report))
+    if report.front:
+        say(tables.front(report))
+    say(tables.passes_line(report), tables.check_line(report))
+    written = [*report.artifacts, *map(str, reports)]
+    if written:
+        say(f"Wrote {', '.join(written)}")
+    elif dry_run:
+        say("Dry run: nothing was written")
+    elif out is None:
+        say("Nothing was written: -o DIR takes the result")
+    say(f"Took {format_seconds(report.seconds)}")

@@ -33,8 +33,10 @@ class _SkipFills(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func in _FILLS and isinstance(args[0], nn.Parameter):
-            return args[0]
+        first = args[0] if args else (kwargs or {}).get("tensor")
+        fills = func in _FILLS or getattr(func, "__module__", "") == "torch.nn.init"
+        if fills and isinstance(first, nn.Parameter):
+            return first
         return func(*args, **(kwargs or {}))
 
 

@@ -128,8 +128,23 @@ def _check_size(name: str, path: Path, needed: int) -> None:
 
 def from_tensor(name: str, tensor: Tensor) -> Weight:
     """A weight that shares ``tensor``'s memory if it is dense and row-major."""
-    dense = tensor.detach().contiguous()
+    dense = row_major(tensor)
     return Weight(name, tuple(dense.shape), dense.dtype, TensorData(dense))
+
+
+def row_major(tensor: Tensor) -> Tensor:
+    """The same numbers with plain row-major strides (dims of size 1 included), copied only if needed."""
+    dense = tensor.detach().contiguous()
+    return dense.as_strided(dense.shape, _strides(dense.shape))
+
+
+def _strides(shape: Sequence[int]) -> list[int]:
+    strides: list[int] = []
+    step = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return strides[::-1]
 
 
 def without_data(name: str, shape: Sequence[int], dtype: torch.dtype) -> Weight:

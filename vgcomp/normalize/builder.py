@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from vgcomp import infer, ir
 from vgcomp.errors import InternalError
-from vgcomp.weights import Weight, from_tensor
+from vgcomp.weights import Weight, from_tensor, row_major
 
 aten = torch.ops.aten
 prims = torch.ops.prims
@@ -78,7 +78,7 @@ class Builder:
         named = self._named.get(id(tensor))
         if named is not None:
             return from_tensor(named[1], tensor)
-        dense = tensor.detach().contiguous()
+        dense = row_major(tensor)
         digest = _digest(dense)
         name = self._constants.setdefault(digest, f"const_{len(self._constants)}")
         return self.weights.get(name) or from_tensor(name, dense)

@@ -236,6 +236,74 @@ def attention_by_keys() -> Pair:
     return plain, b.done(b.call(own.attention_finish.default, merged, torch.float32))
 
 
+def _residual(b: Builder, x: fx.Node, w: fx.Node, padding: tuple[int, int]) -> fx.Node:
+    return b.call(aten.add.Tensor, x, b.call(aten.silu.default, b.conv(x, w, padding)))
+
+
+def _residual_plain(shape: tuple[int, ...]) -> fx.Graph:
+    b = Builder()
+    x, w = b.input("x", shape), b.weight("w", (4, 4, 3, 3))
+    return b.done(_residual(b, b.call(aten.mul.Tensor, x, 2.0), w, (1, 1)))
+
+
+def residual_in_place() -> Pair:
+    """``x + conv(x)`` a frame at a time over x itself: the sum is written straight over the slice it reads."""
+    shape = (6, 4, 16, 12)
+    b = Builder()
+    x, w = b.input("x", shape), b.weight("w", (4, 4, 3, 3))
+    y = b.call(aten.mul.Tensor, x, 2.0)
+    axis = ir.Axis(0, 6)
+    inner = Builder()
+    part = inner.value("part", slice_of(y, axis, (0, 2)))
+    body = ir.Body(inner.done(_residual(inner, part, inner.value("v", ir.val(w)), (1, 1))), (0, 1), (0,))
+    steps = tuple(ir.Step(0, (span, None), (span,)) for span in spans(6, 2))
+    result = ir.Result(shape, torch.float32, axis, into=0)
+    sliced = b.done(*b.loop(ir.Loop("residual", (body,), steps, (axis, None), (result,)), [y, w]))
+    return _residual_plain(shape), sliced
+
+
+def rows_in_place(*, early: bool) -> Pair:
+    """``x + conv(x)`` by rows over x itself; the overwritten halo row is carried.
+
+    ``early``: the carry is copied before the sum is made, so that the sum may be written in place.
+    """
+    shape = (2, 4, 16, 12)
+    b = Builder()
+    x, w = b.input("x", shape), b.weight("w", (4, 4, 3, 3))
+    y = b.call(aten.mul.Tensor, x, 2.0)
+    axis = ir.Axis(2, 16)
+    reads = [(0, 5), (4, 9), (8, 13), (12, 16)]
+    bodies = tuple(_residual_body(y, w, axis, reads[k], early, first=k == 0, last=k == 3) for k in (0, 1, 3))
+    steps = tuple(
+        ir.Step(index, (read, None), (write,)) for index, read, write in zip((0, 1, 1, 2), reads, spans(16, 4))
+    )
+    result = ir.Result(shape, torch.float32, axis, into=0)
+    sliced = b.done(*b.loop(ir.Loop("residual-rows", bodies, steps, (axis, None), (result,)), [y, w]))
+    return _residual_plain(shape), sliced
+
+
+def _residual_body(
+    y: fx.Node, w: fx.Node, axis: ir.Axis, read: ir.Span, early: bool, *, first: bool, last: bool
+) -> ir.Body:
+    b = Builder()
+    part, v = b.value("part", slice_of(y, axis, read)), b.value("v", ir.val(w))
+    above = None if first else b.input("above", (2, 4, 1, 12))
+
+    def carry() -> fx.Node:
+        tail = b.call(aten.slice.Tensor, part, 2, 3, 4)
+        return b.call(aten.clone.default, tail, memory_format=torch.contiguous_format)
+
+    whole = part if above is None else b.call(aten.cat.default, [above, part], 2)
+    if first or last:
+        whole = b.call(aten.constant_pad_nd.default, whole, [0, 0, int(first), int(last)])
+    carried = [carry()] if early and not last else []
+    out = b.call(aten.silu.default, b.conv(whole, v, (0, 1)))
+    centre = part if last else b.call(aten.slice.Tensor, part, 2, 0, 4)
+    out = b.call(aten.add.Tensor, centre, out)
+    carried += [carry()] if not early and not last else []
+    return ir.Body(b.done(out, *carried), (0, 1), (0,), () if first else (0,), () if last else (0,))
+
+
 EXAMPLES: dict[str, Callable[[], Pair]] = {
     "frames": frames,
     "frames-in-place": lambda: frames(into=True),
@@ -246,4 +314,7 @@ EXAMPLES: dict[str, Callable[[], Pair]] = {
     "growing-in-place": growing_in_place,
     "inner-factor": inner_factor,
     "attention-by-keys": attention_by_keys,
+    "residual-in-place": residual_in_place,
+    "rows-in-place": lambda: rows_in_place(early=True),
+    "rows-in-place-late-carry": lambda: rows_in_place(early=False),
 }

@@ -14,7 +14,7 @@ from torch import fx
 
 from vgcomp import ir
 from vgcomp.inplace import can_write
-from vgcomp.slices import is_contiguous, slice_copies, view_strides
+from vgcomp.slices import contiguous_strides, is_contiguous, slice_copies, view_strides
 
 aten = torch.ops.aten
 
@@ -173,9 +173,8 @@ class _Planner:
     def _direct_into(self, k: int, node: fx.Node, into: int) -> bool:
         """True when nothing that the op overwrites is still to be read, but for the very element it writes."""
         spec, operand = self.loop.results[k], ir.val(self.operands[into])
-        result = torch.empty(spec.shape, device="meta") if spec.stride is None else None
-        strides = spec.stride if result is None else result.stride()
-        same_layout = tuple(operand.shape) == spec.shape and tuple(operand.stride()) == tuple(strides or ())
+        strides = contiguous_strides(spec.shape) if spec.stride is None else spec.stride
+        same_layout = tuple(operand.shape) == spec.shape and tuple(operand.stride()) == strides
         if not same_layout or operand.dtype != spec.dtype or self.loop.operand_axes[into] != spec.axis:
             return False
         later = [inner for inner, i in self.order.items() if i > self.order[node]]

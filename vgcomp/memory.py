@@ -47,7 +47,8 @@ import torch
 from torch import fx
 
 from vgcomp import ir
-from vgcomp.loops import Put, alias_base, copied_operands, operands_of, plan_outputs, storage_root
+from vgcomp.loops import Put, copied_operands, operands_of, plan_outputs, storage_root
+from vgcomp.loops import alias_base as alias_base
 from vgcomp.workspace import storage_bytes, workspace_bytes
 
 if TYPE_CHECKING:

@@ -61,7 +61,7 @@ def view_strides(shape: Sequence[int], strides: Sequence[int], new_shape: Sequen
     be split or merged on its own.
     """
     if 0 in shape:
-        return tuple(strides) if tuple(shape) == tuple(new_shape) else _contiguous(new_shape)
+        return tuple(strides) if tuple(shape) == tuple(new_shape) else contiguous_strides(new_shape)
     if not shape:
         return (1,) * len(new_shape)
     out = [0] * len(new_shape)
@@ -82,7 +82,8 @@ def view_strides(shape: Sequence[int], strides: Sequence[int], new_shape: Sequen
     return tuple(out) if view_dim == -1 else None
 
 
-def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
+def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Row-major strides."""
     out, step = [1] * len(shape), 1
     for dim in range(len(shape) - 1, -1, -1):
         out[dim] = step

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from vgcomp import ir
-from vgcomp.errors import UsageError
+from vgcomp.errors import InternalError, UsageError
 from vgcomp.inplace import call_into, write_to
 from vgcomp.loops import Put, operands_of, plan_outputs
 from vgcomp.slices import narrow, read_slice, write_slice
@@ -290,6 +290,8 @@ def _allocate(spec: ir.Result, frame: _Frame) -> Tensor:
     base = frame.operands[spec.into]
     room = base.untyped_storage().nbytes() // base.element_size()
     flat = base.as_strided((room,), (1,), 0).view(spec.dtype)
+    if flat.numel() < numel:
+        raise InternalError(f"a result of {spec.shape} does not fit into operand {spec.into}'s buffer")
     return _laid_out(flat[:numel], spec)
 
 

@@ -86,12 +86,12 @@ def _conv_transpose(op: Op) -> Value:
     window = _window(op, x.shape[2:], kernel)
     extra = op.attr_ints("output_padding") or [0] * n
     before, after = _transpose_pads(op, window, x.shape[2:], extra)
-    padding = before if before == after and min(before, default=0) >= 0 else [0] * n
+    padding = before if before == after else [0] * n
     group = op.attr_int("group", 1)
     out = op.b.call(
         aten.convolution.default, x, weight, op.get(2), window.stride, padding, window.dilation, True, extra, group
     )
-    if padding == before:
+    if before == after:
         return out
     for i in range(n):  # unequal padding: crop what it takes away
         out = op.b.slice(out, i + 2, before[i], out.shape[i + 2] - after[i])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import reduce
 from typing import Any
@@ -35,7 +36,6 @@ _UNARY: dict[str, Any] = {
     "Floor": aten.floor.default,
     "Round": aten.round.default,
     "Sign": aten.sign.default,
-    "IsNaN": aten.isnan.default,
     "Acos": aten.acos.default,
     "Asin": aten.asin.default,
     "Atan": aten.atan.default,
@@ -280,6 +280,13 @@ TABLE("Not")(lambda op: _not(op, op[0]))
 TABLE("And")(lambda op: op.b.binary(aten.mul.Tensor, op[0], op[1]))
 TABLE("Or")(lambda op: op.b.call(aten.maximum.default, op[0], op[1]))
 TABLE("Xor")(_negated(_equal))
+
+
+@TABLE("IsNaN")
+def _is_nan(op: Op) -> Value:
+    """Neither below infinity nor equal to it."""
+    below, equal = (_compare(op, target, op[0], math.inf) for target in (aten.lt.Scalar, aten.eq.Scalar))
+    return _not(op, op.b.call(aten.maximum.default, below, equal))
 
 
 @TABLE("Where")

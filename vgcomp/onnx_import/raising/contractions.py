@@ -89,7 +89,7 @@ def _scores(rw: Rewriter, arg: Any) -> _Scores | None:
         for inner, mask in (args_of(arg), args_of(arg)[::-1]):
             found = _product(inner)
             if found is not None and isinstance(mask, fx.Node) and val(inner).shape == val(arg).shape:
-                found.mask = mask
+                found.mask, found.inverted = _as_condition(rw, mask)
                 return found
         return None
     if is_call(arg, aten.where.self) and used_once(arg):
@@ -107,6 +107,18 @@ def _where_scores(rw: Rewriter, node: fx.Node) -> _Scores | None:
         found.mask, found.inverted = condition, inverted
         return found
     return None
+
+
+def _as_condition(rw: Rewriter, mask: fx.Node) -> tuple[fx.Node, bool]:
+    """The boolean behind where(keep, 0, -inf) or where(drop, -inf, 0), and whether it says what to drop."""
+    if not is_call(mask, aten.where.self):
+        return mask, False
+    condition, yes, no = args_of(mask)
+    for kept, dropped, inverted in ((yes, no, False), (no, yes, True)):
+        zero = rw.numbers(kept)
+        if zero is not None and not bool(zero.any()) and _is_masked_fill(rw, dropped):
+            return condition, inverted
+    return mask, False
 
 
 def _is_masked_fill(rw: Rewriter, arg: Any) -> bool:

@@ -9,8 +9,10 @@ from torch import fx
 from tests.graph_builder import Builder, aten
 from tests.sliced_examples import EXAMPLES
 from tests.test_simulate import program_of
+from vgcomp.capture import capture
 from vgcomp.check import check, load_weights, random_weight
 from vgcomp.errors import ModelError
+from vgcomp.program import Program
 
 
 def scaled(factor: float) -> fx.Graph:
@@ -61,3 +63,13 @@ def test_absent_weights_are_random_and_shared() -> None:
     assert all((value != 0).all() for value in weights.values())
     assert torch.equal(random_weight("w", (3, 4), torch.float32), random_weight("w", (3, 4), torch.float32))
     assert not torch.equal(random_weight("w", (3, 4), torch.float32), random_weight("v", (3, 4), torch.float32))
+
+
+def test_equal_names_of_different_weights_are_no_agreement() -> None:
+    def with_weight(value: float) -> Program:
+        module = torch.nn.Linear(4, 4, bias=False)
+        torch.nn.init.constant_(module.weight, value)
+        return capture(module, (torch.randn(2, 4),))
+
+    assert check(with_weight(1.0), with_weight(1.0)).status == "passed"
+    assert check(with_weight(1.0), with_weight(2.0)).status == "failed"

@@ -22,6 +22,7 @@ from vgcomp.errors import ModelError
 from vgcomp.memory import peak_activation_bytes
 from vgcomp.program import Program
 from vgcomp.units import format_bytes
+from vgcomp.weights import Weight
 
 Status = Literal["passed", "failed", "skipped"]
 
@@ -67,10 +68,10 @@ def check(
     if memory_limit is not None and needed > memory_limit:
         reason = f"running needs {format_bytes(needed)}, more than {format_bytes(memory_limit)}"
         return CheckResult("skipped", None, None, shape, dtype, reason)
-    weights = load_weights(reference, candidate, seed=seed)
+    weights = load_weights(reference, seed=seed)
     inputs = random_inputs(reference, seed=seed)
     wanted = TorchModule(reference, weights=weights)(*inputs)
-    found = TorchModule(candidate, weights=weights)(*inputs)
+    found = TorchModule(candidate, weights=_weights_of(candidate, reference, weights, seed))(*inputs)
     bound = 0.0 if equivalence == "exact" else _tolerance(reference, tolerance)
     return _compare(reference.output_names, wanted, found, bound, shape, dtype)
 
@@ -90,7 +91,24 @@ def load_weights(*programs: Program, seed: int = 0) -> dict[str, Tensor]:
     for program in programs:
         for name, weight in program.weights.items():
             if name not in found:
-                found[name] = weight.load() if weight.present else random_weight(name, weight.shape, weight.dtype, seed)
+                found[name] = _load(weight, seed)
+    return found
+
+
+def _load(weight: Weight, seed: int) -> Tensor:
+    return weight.load() if weight.present else random_weight(weight.name, weight.shape, weight.dtype, seed)
+
+
+def _weights_of(candidate: Program, reference: Program, loaded: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """The candidate's weights, those ``loaded`` for the reference where both name the same data.
+
+    Equal names are not enough: two files may call different tensors alike, and that is a difference to find.
+    """
+    found: dict[str, Tensor] = {}
+    for name, weight in candidate.weights.items():
+        other = reference.weights.get(name)
+        same = other is not None and (other.data, other.shape, other.dtype) == (weight.data, weight.shape, weight.dtype)
+        found[name] = loaded[name] if same else _load(weight, seed)
     return found
 
 

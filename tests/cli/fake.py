@@ -1,12 +1,13 @@
 """A stand-in for the optimizer, for what the command line does around it.
 
-It takes the program as it is, and obeys VGCOMP_FAKE: ``sleep`` (until interrupted), or the name of
-an error to raise.
+It takes the program as it is, and obeys two variables. VGCOMP_FAKE: ``sleep`` (until interrupted), or the
+name of an error to raise. VGCOMP_FAKE_ROOM: bytes that a file may have; a write beyond fails, as on a full disk.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import time
 import types
@@ -48,5 +49,7 @@ def module() -> types.ModuleType:
 
 
 if __name__ == "__main__":
+    if room := os.environ.get("VGCOMP_FAKE_ROOM"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(room), int(room)))
     sys.modules["vgcomp.optimize"] = module()
     run()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,7 @@ REAL = [sys.executable, "-m", "vgcomp"]
 
 
 def start(
-    command: list[str], *args: str, before: Callable[[], None] | None = None, **env: str
+    command: list[str], *args: str, **env: str
 ) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*command, *args],
@@ -29,18 +27,12 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=before,
     )
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
-
-
-def files_up_to(size: int) -> Callable[[], None]:
-    """A disk with room for ``size`` bytes a file: a write beyond fails, as on a full one."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def test_an_interrupt_leaves_with_130_and_nothing_written(tmp_path: Path) -> None:
@@ -57,7 +49,7 @@ def test_an_interrupt_leaves_with_130_and_nothing_written(tmp_path: Path) -> Non
 @pytest.mark.parametrize("room", [64, 3000])
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, room: int) -> None:
     saved, out = save_tiny(tmp_path / "tiny"), tmp_path / "out"
-    code, _, err = finish(start(FAKE, "optimize", saved, "-o", str(out), before=files_up_to(room)))
+    code, _, err = finish(start(FAKE, "optimize", saved, "-o", str(out), VGCOMP_FAKE_ROOM=str(room)))
     assert code == 2, err
     assert err.startswith("vgcomp: cannot write")
     assert err.count("\n") == 1
@@ -67,7 +59,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, room: int) -
 def test_a_full_disk_keeps_the_old_report(tmp_path: Path) -> None:
     saved, report = save_tiny(tmp_path / "tiny"), tmp_path / "r.json"
     report.write_text("old")
-    code, _, err = finish(start(FAKE, "optimize", saved, "--report", str(report), before=files_up_to(100)))
+    code, _, err = finish(start(FAKE, "optimize", saved, "--report", str(report), VGCOMP_FAKE_ROOM="100"))
     assert code == 2, err
     assert str(report) in err
     assert report.read_text() == "old"

@@ -53,7 +53,9 @@ def table(*columns: str, title: str | None = None) -> Table:
 def say(*lines: str | Text | Table) -> None:
     """Prints to stdout. Text is taken literally: a name with brackets is no markup."""
     console = out()
-    for line in lines:
+    for i, line in enumerate(lines):
+        if isinstance(line, Table) and not console.is_terminal and i:
+            console.print()  # frames set tables apart on a terminal, an empty line does in a pipe
         console.print(Text(line) if isinstance(line, str) else line)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -37,7 +38,8 @@ def export_onnx(
 ) -> list[Path]:
     """Writes ``program`` as an ONNX file and returns the files written (the model, then its data file if any).
 
-    Names of inputs and outputs are the program's. Only operators of the standard domain are used; loop
+    Names of inputs and outputs are the program's (an output named like an input becomes ``out_<name>``:
+    ONNX has one name space). Only operators of the standard domain are used; loop
     bodies are model-local functions of them. Up to 1 GiB of weights go into the file, more into
     ``<path>.data``. Weights in an external file under the model's folder, or in one that is missing, stay
     references (``home`` is that folder if ``path`` is only a place to stage the file).
@@ -76,22 +78,27 @@ def build_model(program: Program, *, opset: int = 18, unroll: bool = False) -> t
     """``program`` as a ModelProto that lacks its weights, and the weights to add as initializers."""
     names = Names()
     inputs = [Value.like(str(node.target), ir.val(node)) for node in program.inputs]
-    wanted = _output_nodes(program)
-    for name in (*(value.name for value in inputs), *program.output_names, *program.weights):
-        names.reserve(name)
+    for value in inputs:
+        names.reserve(value.name)
+    # A name cannot be both an input and an output in ONNX: the output gives way.
+    output_names = [
+        names.fresh(name if name not in program.input_names else f"out_{name}") for name in program.output_names
+    ]
+    wanted = _output_nodes(program, output_names)
+    weight_names = {name: names.fresh(name) for name in program.weights}
     labels = {node: wanted[node] if node in wanted else names.fresh(node.name) for node in _labelled(program.graph)}
     used: dict[str, Weight] = {}
 
     def weight(name: str) -> str:
-        used.setdefault(name, program.weights[name])
-        return name
+        used.setdefault(name, replace(program.weights[name], name=weight_names[name]))
+        return weight_names[name]
 
     parts = ModelParts(opset)
     scope = Scope(parts, names, weight, initializers=[])
     results = GraphEmitter(unroll=unroll).emit(scope, program.graph, inputs, labels)
-    outputs = [_output(scope, value, name) for value, name in zip(results, program.output_names, strict=True)]
+    outputs = [_output(scope, value, name) for value, name in zip(results, output_names, strict=True)]
     graph = scope.graph(program.name, inputs, outputs)
-    graph.value_info.extend(_infos(program, labels, scope))
+    graph.value_info.extend(_infos(labels, scope, {*output_names}))
     return _model(graph, parts), list(used.values())
 
 
@@ -99,10 +106,10 @@ def _labelled(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in graph.nodes if node.op == "call_function" and not ir.is_loop(node)]
 
 
-def _output_nodes(program: Program) -> dict[fx.Node, str]:
+def _output_nodes(program: Program, output_names: Sequence[str]) -> dict[fx.Node, str]:
     """The name that a node's value bears because it is an output (the first, if it is several)."""
     wanted: dict[fx.Node, str] = {}
-    for node, name in zip(program.outputs, program.output_names, strict=True):
+    for node, name in zip(program.outputs, output_names, strict=True):
         wanted.setdefault(node, name)
     return wanted
 
@@ -114,9 +121,9 @@ def _output(scope: Scope, value: Value, name: str) -> Value:
     return Value(name, value.shape, value.dtype)
 
 
-def _infos(program: Program, labels: dict[fx.Node, str], scope: Scope) -> list[onnx.ValueInfoProto]:
+def _infos(labels: dict[fx.Node, str], scope: Scope, outputs: set[str]) -> list[onnx.ValueInfoProto]:
     """Shapes of the named values, so that no tool has to infer them through functions and Scans."""
-    made = {name for node in scope.nodes for name in node.output} - set(program.output_names)
+    made = {name for node in scope.nodes for name in node.output} - outputs
     return [Value.like(name, ir.val(node)).info() for node, name in labels.items() if name in made]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy as _copy
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from vgcomp import infer
+from vgcomp import infer, ir
 from vgcomp.weights import Weight
 
 
@@ -78,7 +78,7 @@ class Program:
 
     def with_graph(self, graph: fx.Graph) -> Program:
         """The same network with another graph; weights that it does not use are dropped."""
-        used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+        used = set(_weights_used(graph))
         weights = {name: weight for name, weight in self.weights.items() if name in used}
         return replace(self, graph=graph, weights=weights)
 
@@ -117,6 +117,16 @@ class Program:
         from vgcomp.serialize import load_program
 
         return load_program(directory)
+
+
+def _weights_used(graph: fx.Graph) -> Iterator[str]:
+    """Names of the weights of a graph and of its loops' bodies."""
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            yield str(node.target)
+        if ir.is_loop(node):
+            for body in ir.loop_of(node).bodies:
+                yield from _weights_used(body.graph)
 
 
 def is_constant_name(name: str) -> bool:

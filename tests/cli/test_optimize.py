@@ -71,7 +71,7 @@ def test_a_dry_run_writes_only_the_report(saved: str, tmp_path: Path) -> None:
     [
         (["--mem", "six"], "'six' is not a memory size"),
         (["--mem", "0"], "more than 0"),
-        (["--report", "r.pdf"], ".json, .html, .md"),
+        (["--report", "r.pdf"], ".json, .html, .md, .svg"),
         (["--report", "no/such/r.json"], "does not exist"),
         (["--passes", "slice-and-grop"], "did you mean slice-and-group"),
         (["--passes", "canonicalize{"], "unbalanced"),
@@ -122,6 +122,19 @@ def test_a_file_where_the_folder_should_go(saved: str, tmp_path: Path, capsys: p
     assert main(["optimize", saved, "-o", str(tmp_path / "file" / "deep")]) == 2
     assert capsys.readouterr().err.count("is a file: name a directory") == 2
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_models_own_weights_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = save_tiny(tmp_path / "out" / "optimized")
+    before = {p.name: p.read_bytes() for p in Path(saved).iterdir()}
+    assert main(["optimize", saved, "-o", str(tmp_path / "out")]) == 2
+    assert "holds the model's weights" in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in Path(saved).iterdir()} == before
+
+
+def test_emit_onnx(saved: str, tmp_path: Path) -> None:
+    assert main(["optimize", saved, "-o", str(tmp_path / "out"), "--emit", "onnx"]) == 0
+    assert (tmp_path / "out" / "optimized.onnx").is_file()
 
 
 def test_an_unknown_target_is_unavailable(saved: str, capsys: pytest.CaptureFixture[str]) -> None:

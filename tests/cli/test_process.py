@@ -17,9 +17,7 @@ FAKE = [sys.executable, "-m", "tests.cli.fake"]
 REAL = [sys.executable, "-m", "vgcomp"]
 
 
-def start(
-    command: list[str], *args: str, **env: str
-) -> subprocess.Popen[str]:
+def start(command: list[str], *args: str, **env: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*command, *args],
         cwd=ROOT,

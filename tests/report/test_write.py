@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from vgcomp.report import check_report_path, report_text, write_report
 from vgcomp.report.data import curve, op_text, regions
 
 
-@pytest.mark.parametrize("suffix", [".json", ".html", ".md", ".HTML"])
+@pytest.mark.parametrize("suffix", [".json", ".html", ".md", ".svg", ".HTML"])
 def test_the_suffix_chooses_the_format(tmp_path: Path, suffix: str) -> None:
     path = write_report(sample.result(), tmp_path / f"report{suffix}")
-    assert path.read_text().startswith({".json": "{", ".html": "<!doctype html>", ".md": "# "}[suffix.lower()])
+    assert path.read_text().startswith(
+        {".json": "{", ".html": "<!doctype html>", ".md": "# ", ".svg": "<svg"}[suffix.lower()]
+    )
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name], "nothing else is left behind"
 
 
@@ -103,3 +106,12 @@ def test_markdown_has_the_figures_and_the_check() -> None:
 def test_op_names_lose_namespace_and_overload() -> None:
     assert op_text("aten.convolution.default") == "convolution"
     assert op_text("sliced") == "sliced"
+
+
+def test_the_picture_is_well_formed_and_draws_both() -> None:
+    tree = ElementTree.fromstring(report_text(sample.result(model="<b>&co"), ".svg"))
+    paths = [node.get("class") for node in tree.iter("{http://www.w3.org/2000/svg}path")]
+    assert paths == ["before", "after"]
+    text = "".join(tree.itertext())
+    assert "<b>&co on a100: 11.5 GiB → 4.03 GiB" in text
+    assert "budget less weights, 4.40 GiB" in text

@@ -19,6 +19,16 @@ from rich.text import Text
 _PIPE_WIDTH = 400
 
 
+class ReaderGone(Exception):
+    """Whoever read our output has left, as ``head`` does."""
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        # rich would leave at once, with the exit code of a bug.
+        raise ReaderGone
+
+
 def out() -> Console:
     """Standard output as it is now (a test may have replaced it)."""
     return _console(sys.stdout.isatty(), stderr=False)
@@ -30,7 +40,7 @@ def err() -> Console:
 
 
 def _console(terminal: bool, *, stderr: bool) -> Console:
-    return Console(stderr=stderr, highlight=False, soft_wrap=not terminal, width=None if terminal else _PIPE_WIDTH)
+    return _Console(stderr=stderr, highlight=False, soft_wrap=not terminal, width=None if terminal else _PIPE_WIDTH)
 
 
 def table(*columns: str, title: str | None = None) -> Table:

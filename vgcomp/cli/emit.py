@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from vgcomp.errors import UsageError
 from vgcomp.files import staged_directory
 from vgcomp.report import write_report
 from vgcomp.report.source import Reportable
@@ -45,8 +46,9 @@ def emit(result: Reportable, form: Form, out: Path) -> Reported:
 
     They appear together or not at all. Raises OSError if the disk says no, UsageError if ``out`` is a file.
     """
+    refuse_own_weights(result.program, out)
     with staged_directory(out) as staged:
-        _WRITERS[form](result.program, staged)
+        _WRITERS[form](result.program, staged, out)
         written = sorted(entry.name for entry in staged.iterdir())
         names = (*written, "report.html", "report.json")
         done = with_report(result, artifacts=tuple(str(out / name) for name in names))
@@ -55,14 +57,27 @@ def emit(result: Reportable, form: Form, out: Path) -> Reported:
     return done
 
 
-def _write_onnx(program: Program, folder: Path) -> None:
+def refuse_own_weights(program: Program, out: Path) -> None:
+    """Raises UsageError where writing into ``out`` would replace a file that holds the program's own weights."""
+    for weight in program.weights.values():
+        path = getattr(weight.data, "path", None)
+        if path is None or not Path(path).absolute().is_relative_to(out.absolute()):
+            continue
+        if Path(path).absolute().relative_to(out.absolute()).parts[0].startswith("optimized"):
+            raise UsageError(
+                f"{path} holds the model's weights and would be replaced: choose another directory than {out}"
+            )
+
+
+def _write_onnx(program: Program, staged: Path, out: Path) -> None:
     from vgcomp.backends.onnx_export import export_onnx
 
-    export_onnx(program, folder / "optimized.onnx")
+    # References to weights that stay where they are must hold from the final place.
+    export_onnx(program, staged / "optimized.onnx", home=out, allow_absent=True)
 
 
-def _write_torch(program: Program, folder: Path) -> None:
-    program.save(folder / "optimized")
+def _write_torch(program: Program, staged: Path, out: Path) -> None:
+    program.save(staged / "optimized")
 
 
-_WRITERS: dict[Form, Callable[[Program, Path], None]] = {"onnx": _write_onnx, "torch": _write_torch}
+_WRITERS: dict[Form, Callable[[Program, Path, Path], None]] = {"onnx": _write_onnx, "torch": _write_torch}

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 import typer
 
 from vgcomp import __version__
+from vgcomp.cli.console import ReaderGone
 from vgcomp.errors import Infeasible, InternalError, VgcompError
 from vgcomp.units import MIB, format_bytes
 
@@ -36,14 +37,15 @@ def guarded(call: Callable[[], object], argv: Sequence[str]) -> int:
     try:
         code = call()
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        # typer turns an interrupt into this return value.
+        return _tell("interrupted", INTERRUPTED) if code == INTERRUPTED else 0
     except typer.Exit as stop:
         return int(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _tell("interrupted", INTERRUPTED)
     except VgcompError as error:
         return _tell(_one_line(_message(error)), error.exit_code)
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         _silence_stdout()
         return BROKEN_PIPE
     except OSError as error:

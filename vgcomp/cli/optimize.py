@@ -40,7 +40,7 @@ def optimize(
     reports = report or []
     target_spec = checked_options(target, mem, passes, reports, None if dry_run else out)
     begin = time.perf_counter()
-    from vgcomp.cli.emit import emit, form_of, with_report
+    from vgcomp.cli.emit import emit, form_of, refuse_own_weights, with_report
     from vgcomp.cli.source import load_source
     from vgcomp.optimize import optimize as run_optimizer
     from vgcomp.report import write_report
@@ -48,6 +48,8 @@ def optimize(
     with progress() as tell:
         tell(f"reading {model}", 0.0)
         program = load_source(model, settings or [])
+        if out is not None and not dry_run:
+            refuse_own_weights(program, out)
         result = run_optimizer(
             program, target=target_spec, memory=mem, passes=passes, check=check, seed=seed, progress=tell
         )

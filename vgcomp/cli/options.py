@@ -27,7 +27,7 @@ Passes = Annotated[
 Seed = Annotated[int, typer.Option("--seed", help="Of random inputs and weights.")]
 Reports = Annotated[
     list[Path] | None,
-    typer.Option("--report", metavar="FILE", help="Write a report: FILE.json, .html or .md. May be repeated."),
+    typer.Option("--report", metavar="FILE", help="Write a report: FILE.json, .html, .md or .svg. May be repeated."),
 ]
 
 DEFAULT_TARGET = "a100"

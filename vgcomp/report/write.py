@@ -10,16 +10,18 @@ from vgcomp.files import atomic_write, check_file_destination
 from vgcomp.report.html import html_text
 from vgcomp.report.markdown import markdown_text
 from vgcomp.report.source import Reportable
+from vgcomp.report.svg import svg_text
 
 _WRITERS: dict[str, Callable[[Reportable], str]] = {
     ".json": lambda result: result.report.to_json(),
     ".html": html_text,
     ".md": markdown_text,
+    ".svg": svg_text,
 }
 
 
 def write_report(result: Reportable, path: Path | str) -> Path:
-    """Writes ``path``, whole or not at all; ``.json``, ``.html`` or ``.md``.
+    """Writes ``path``, whole or not at all; ``.json``, ``.html``, ``.md``, or ``.svg`` for the timelines alone.
 
     Raises UsageError for another suffix or a path that cannot be a file, OSError if the disk says no.
     """

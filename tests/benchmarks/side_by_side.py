@@ -1,0 +1,294 @@
+"""One table: the same networks unmodified, run eagerly, sliced by others, and compiled by vgcomp.
+
+    python -m tests.benchmarks.side_by_side                   # minutes on a CPU; writes results/
+    python -m tests.benchmarks.side_by_side --only svd-unet --frames 14 --no-write
+
+Peaks and latencies are of the full-size network on tensors without data: 576x1024, fp16, batch 2 for the UNets.
+
+* ``unmodified``: plain liveness of the captured graph: every value freed after its last use;
+* ``eager Python``: diffusers' modules as they are; the live storage of their tensors, callers' variables included;
+* ``published slices``: see :mod:`tests.benchmarks.published_slicing`;
+* ``decode_chunk_size=1`` and ``use_slicing``: diffusers' own options;
+* ``vgcomp``: the front's point of least memory within 3 % of the latency, and its point of least memory.
+
+A peak counts inputs, outputs and temporaries, not weights. Latency is relative to the unmodified graph, all
+of it under the analytic cost model on one target. The error is measured: the reduced network with seeded
+random weights, fp32, slices as wide as at full size (or half the width, if that is less), largest difference
+from the eager output over the largest value of that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from tests.benchmarks.meter import Meter
+from tests.benchmarks.published_slicing import TEMPORAL_PIECES, slice_as_published
+from vgcomp.models import build, build_module, find
+from vgcomp.targets import Target, load_target
+
+RESULTS = Path(__file__).parent / "results"
+GIB = 2**30
+#: (network, frames): batch 2 for UNets is the zoo's default.
+CASES = (
+    ("svd-unet", 14),
+    ("svd-unet", 25),
+    ("svd-vae-decoder", 14),
+    ("svd-vae-decoder", 25),
+    ("animatediff-unet", 16),
+    ("sd-vae-decoder", 16),
+)
+SIZE = {"height": 576, "width": 1024}
+#: "At the same latency" means within this factor.
+SAME_LATENCY = 1.03
+
+Run = Callable[[nn.Module, Sequence[Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. ``latency_ratio``: to the unmodified graph; ``error``: None where nothing differs."""
+
+    network: str
+    frames: int
+    method: str
+    peak_activation_bytes: int
+    latency_s: float
+    latency_ratio: float
+    error: float | None
+
+
+# -- the methods that run eagerly ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to run diffusers' module: how it is changed first (given the video's width), and how it is called."""
+
+    name: str
+    networks: tuple[str, ...]
+    prepare: Callable[[nn.Module, int], nn.Module]
+    run: Run
+
+
+def call(module: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
+    """All at once."""
+    out: Tensor = module(*inputs)
+    return out
+
+
+def decode_by_frame(module: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
+    """The pipeline's ``decode_chunk_size=1``: frames decoded one at a time, then joined."""
+    vae: Any = module.vae
+    frames = [vae.decode(z, num_frames=1, return_dict=False)[0] for z in inputs[0].split(1)]
+    return torch.cat(frames)
+
+
+def as_it_is(module: nn.Module, width: int) -> nn.Module:
+    """No change."""
+    return module
+
+
+def published(module: nn.Module, width: int) -> nn.Module:
+    """Frame-wise and width-wise slices, as many (but two at least) as keep their width the same."""
+    return slice_as_published(module, max(2, TEMPORAL_PIECES * width // SIZE["width"]))
+
+
+def use_slicing(module: nn.Module, width: int) -> nn.Module:
+    """The VAE's own ``enable_slicing``."""
+    vae: Any = module.vae
+    vae.enable_slicing()
+    return module
+
+
+UNETS = ("svd-unet", "animatediff-unet")
+METHODS = (
+    Method("eager Python", (*UNETS, "svd-vae-decoder", "sd-vae-decoder"), as_it_is, call),
+    Method("published slices", (*UNETS, "svd-vae-decoder"), published, call),
+    Method("diffusers decode_chunk_size=1", ("svd-vae-decoder",), as_it_is, decode_by_frame),
+    Method("diffusers use_slicing", ("sd-vae-decoder",), use_slicing, call),
+)
+
+
+def measure(method: Method, network: str, frames: int, target: Target) -> tuple[int, float]:
+    """(Peak bytes of live storage, predicted seconds) of the full-size network, on tensors without data."""
+    entry = find(network)
+    settings = entry.settings({"frames": frames, **SIZE})
+    with _default_dtype(settings.dtype), FakeTensorMode(), torch.inference_mode():
+        module = method.prepare(entry.make(settings).eval(), settings.width)
+        inputs = entry.example_inputs(settings)
+        with Meter(inputs, target) as meter:
+            method.run(module, inputs)
+    return meter.peak, meter.seconds
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def eager_error(method: Method, network: str) -> float:
+    """How far the method's output is from the plain one's, on the reduced network."""
+    width = find(f"{network}-small").settings({}).width
+    module, inputs = build_module(f"{network}-small")
+    with torch.inference_mode():
+        wanted = module(*inputs)
+        return relative_error(method.run(method.prepare(module, width), inputs), wanted)
+
+
+def relative_error(found: Tensor, wanted: Tensor) -> float:
+    """Largest difference over the largest value."""
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+# -- vgcomp ---------------------------------------------------------------------------------------
+
+
+def compiled_rows(network: str, frames: int, target: str) -> list[Row]:
+    """The unmodified graph and two points of the front."""
+    from vgcomp.optimize import optimize
+
+    program = build(network, frames=frames, **SIZE)
+    report = optimize(program, target=target).report
+    base = report.before.latency_s
+    rows = [Row(network, frames, "unmodified", report.before.peak_activation_bytes, base, 1.0, None)]
+    near = [point for point in report.front if point.latency_s <= SAME_LATENCY * base]
+    points = {
+        f"vgcomp, ≤ {SAME_LATENCY} × latency": min(near, key=lambda p: p.peak_activation_bytes, default=None),
+        "vgcomp, least memory": min(report.front, key=lambda p: p.peak_activation_bytes, default=None),
+    }
+    error = compiled_error(network, target)
+    for name, point in points.items():
+        if point is not None:
+            ratio = point.latency_s / base
+            rows.append(Row(network, frames, name, point.peak_activation_bytes, point.latency_s, ratio, error))
+    return rows
+
+
+def compiled_error(network: str, target: str) -> float:
+    """Of the reduced network compiled to its least memory, against the eager module."""
+    from vgcomp.optimize import optimize
+
+    program = build(f"{network}-small", weights="random")
+    front = optimize(program, target=target).report.front
+    result = optimize(program, target=target, memory=min(point.peak_bytes for point in front))
+    plain, inputs = build_module(f"{network}-small")
+    with torch.inference_mode():
+        return relative_error(result.module()(*inputs)[0], plain(*inputs))
+
+
+def unmodified_row(network: str, frames: int, target: Target) -> Row:
+    """The captured graph alone."""
+    from vgcomp.cost_models import AnalyticModel
+    from vgcomp.simulate import simulate
+
+    timeline = simulate(build(network, frames=frames, **SIZE), target, AnalyticModel(target))
+    return Row(network, frames, "unmodified", timeline.peak_activation_bytes, timeline.latency_s, 1.0, None)
+
+
+# -- the table ------------------------------------------------------------------------------------
+
+
+def rows_of(network: str, frames: int, target: Target, *, ours: bool) -> list[Row]:
+    """Every method's line for one network."""
+    compiled = compiled_rows(network, frames, target.name) if ours else [unmodified_row(network, frames, target)]
+    unmodified, *points = compiled
+    rows = [unmodified]
+    for method in METHODS:
+        if network not in method.networks:
+            continue
+        begin = time.perf_counter()
+        peak, seconds = measure(method, network, frames, target)
+        error = None if method.name == "eager Python" else eager_error(method, network)
+        rows.append(Row(network, frames, method.name, peak, seconds, seconds / unmodified.latency_s, error))
+        _say(f"{network}, {frames} frames, {method.name}: {time.perf_counter() - begin:.0f} s")
+    return rows + points
+
+
+def markdown(rows: Sequence[Row], target: str) -> str:
+    """The table as in the README."""
+    lines = [
+        f"| network, 576×1024, fp16 | method | peak activations, GiB | latency ({target}, predicted) | error |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for row in rows:
+        error = "–" if row.error is None else f"{row.error:.1e}" if row.error < 1e-3 else f"{row.error:.2f}"
+        error = "0" if row.error == 0 else error
+        lines.append(
+            f"| {row.network}, {row.frames} frames | {row.method} | {row.peak_activation_bytes / GIB:.2f} "
+            f"| {row.latency_ratio:.3f} | {error} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def write(rows: Sequence[Row], target: str, seconds: float, folder: Path) -> None:
+    """``<date>-side-by-side.json`` and ``.md``."""
+    date = datetime.date.today().isoformat()
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "schema": "vgcomp.side-by-side/1",
+        "date": date,
+        "target": target,
+        "temporal_pieces": TEMPORAL_PIECES,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "diffusers": _diffusers()},
+        "seconds": round(seconds, 1),
+        "rows": [asdict(row) for row in rows],
+    }
+    text = f"Measured {date} by `python -m tests.benchmarks.side_by_side` in {seconds / 60:.0f} minutes.\n\n"
+    (folder / f"{date}-side-by-side.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (folder / f"{date}-side-by-side.md").write_text(text + markdown(rows, target), encoding="utf-8")
+
+
+def _diffusers() -> str:
+    import diffusers
+
+    return str(diffusers.__version__)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", action="append", help="a network; may be given more than once")
+    parser.add_argument("--frames", type=int, help="only the cases of that many frames")
+    parser.add_argument("--target", default="a100")
+    parser.add_argument("--without-vgcomp", action="store_true", help="leave out the compiled rows")
+    parser.add_argument("--no-write", action="store_true", help="print the table and write nothing")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    target = load_target(options.target)
+    begin = time.perf_counter()
+    rows: list[Row] = []
+    for network, frames in CASES:
+        if (options.only and network not in options.only) or (options.frames and frames != options.frames):
+            continue
+        rows += rows_of(network, frames, target, ours=not options.without_vgcomp)
+    print(markdown(rows, target.name))
+    if not options.no_write:
+        write(rows, target.name, time.perf_counter() - begin, options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

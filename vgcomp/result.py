@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA = "vgcomp.report/1"
+SCHEMA: Literal["vgcomp.report/1"] = "vgcomp.report/1"
 
 Equivalence = Literal["exact", "reassociated", "approximate"]
 

@@ -9,6 +9,7 @@ import typer
 from vgcomp.cli import options
 from vgcomp.cli.console import progress, say
 from vgcomp.errors import CheckFailed, Unavailable
+from vgcomp.result import Equivalence
 
 
 def verify(
@@ -36,7 +37,7 @@ def verify(
         tell(f"reading {b}", 0.3)
         second = load_source(b, [] if is_saved(b) else chosen)
         tell("running both", 0.6)
-        equivalence = "exact" if exact else "reassociated"
+        equivalence: Equivalence = "exact" if exact else "reassociated"
         found = check(
             first, second, seed=seed, equivalence=equivalence, tolerance=tolerance, memory_limit=_free_bytes()
         )

@@ -86,7 +86,9 @@ class Network:
             if getattr(chosen, side) % self.multiple:
                 raise UsageError(f"{self.name}: {side} must be a multiple of {self.multiple}")
         if (chosen.frames - 1) % self.frame_step:
-            raise UsageError(f"{self.name}: frames must be {self.frame_step}·n + 1, such as {self._near(chosen.frames)}")
+            raise UsageError(
+                f"{self.name}: frames must be {self.frame_step}·n + 1, such as {self._near(chosen.frames)}"
+            )
         return chosen
 
     def _near(self, frames: int) -> int:

@@ -112,9 +112,7 @@ NETWORKS = (
         _svd_inputs(1024),
         multiple=64,
     ),
-    Network(
-        "svd-unet-small", "svd-unet at a tenth of the width", _SMALL, _svd_small, _svd_inputs(64), multiple=64
-    ),
+    Network("svd-unet-small", "svd-unet at a tenth of the width", _SMALL, _svd_small, _svd_inputs(64), multiple=64),
     Network(
         "animatediff-unet",
         "Stable Diffusion 1.5's UNet with AnimateDiff's motion modules v1.5.2",

@@ -18,9 +18,8 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
-from vgcomp import infer
 from vgcomp.errors import InternalError, ModelError
-from vgcomp.normalize import CONSTANT_LIMIT_BYTES, TABLE, Builder, Call
+from vgcomp.normalize import TABLE, Builder, Call
 from vgcomp.normalize.constants import constant_nodes
 from vgcomp.normalize.mutation import Mutations, is_mutation
 from vgcomp.program import Program, Source
@@ -260,6 +259,3 @@ def _scope(node: fx.Node) -> str:
 def _where(node: fx.Node) -> str:
     scope = _scope(node)
     return f" in {scope}" if scope else ""
-
-
-__all__ = ["CONSTANT_LIMIT_BYTES", "capture", "infer"]

@@ -96,10 +96,9 @@ class Weight:
         if self.numel == 0:
             return torch.empty(self.shape, dtype=self.dtype)
         _check_size(self.name, data.path, data.offset + data.length)
-        raw = np.memmap(data.path, dtype=np.uint8, mode="c", offset=data.offset, shape=(data.length,))
-        if (data.offset % self.dtype.itemsize) != 0:
-            raw = np.array(raw)
-        return torch.from_numpy(raw).view(self.dtype).reshape(self.shape)
+        mapped = np.memmap(data.path, dtype=np.uint8, mode="c", offset=data.offset, shape=(data.length,))
+        aligned = data.offset % self.dtype.itemsize == 0
+        return torch.from_numpy(mapped if aligned else np.array(mapped)).view(self.dtype).reshape(self.shape)
 
     def _from_safetensors(self, data: SafetensorsData) -> Tensor:
         from safetensors import SafetensorError, safe_open

@@ -333,5 +333,3 @@ def _digest(dense: Tensor) -> bytes:
         return head
     raw = dense.reshape(-1).view(torch.uint8).numpy()
     return hashlib.blake2b(raw.tobytes(), key=hashlib.sha256(head).digest()).digest()
-
-

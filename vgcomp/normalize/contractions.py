@@ -117,7 +117,7 @@ def _shared_heads(b: Builder, q: fx.Node, k: fx.Node) -> fx.Node:
     times = heads // shape[-3]
     if times == 1:
         return k
-    grown = b.expand(b.unsqueeze(k, -3 % (len(shape) + 1) + 1), [*shape[:-2], times, *shape[-2:]])
+    grown = b.expand(b.unsqueeze(k, len(shape) - 2), [*shape[:-2], times, *shape[-2:]])
     return b.reshape(grown, [*shape[:-3], heads, *shape[-2:]])
 
 

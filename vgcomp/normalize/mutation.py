@@ -37,6 +37,7 @@ _SPLITS = frozenset(
 )
 _VIEWS = _RESHAPES | _PERMUTES | _SPLITS | {aten.slice.Tensor, aten.select.int, aten.expand.default}
 _FILLS = frozenset({aten.fill_.Scalar, aten.zero_.default})
+_COPIES = frozenset({aten.copy_.default, aten.fill_.Tensor})
 _EMPTY = frozenset({aten.empty_like.default, aten.empty.memory_format, aten.new_empty.default})
 
 
@@ -116,7 +117,7 @@ class Mutations:
         for source in node.all_input_nodes:
             self.refresh_value(b, env, source, rewrite)
         shape, dtype = list(target.meta["val"].shape), target.meta["val"].dtype
-        if node.target is aten.copy_.default:
+        if node.target in _COPIES:
             return b.expand(b.cast(_value(b, env, node.args[1], dtype), dtype), shape)
         if node.target in _FILLS:
             fill: Any = node.args[1] if len(node.args) > 1 else 0
@@ -176,8 +177,8 @@ def _put_back(b: Builder, env: Env, node: fx.Node, parent: fx.Node, value: Value
         return b.permute(value, _inverse(node, len(shape)))
     base = env[parent]
     if node.target is aten.slice.Tensor:
-        dim, start, end, step = (*args[1:], *(0, 0, sys.maxsize, 1)[len(args) - 1 :])
-        return scatter_slice(b, base, value, dim % len(shape), start or 0, sys.maxsize if end is None else end, step)
+        dim, start, end, step = _slice_bounds(args)
+        return scatter_slice(b, base, value, dim % len(shape), start, end, step)
     if node.target is aten.select.int:
         dim, index = args[1] % len(shape), args[2] % shape[args[1]]
         return scatter_slice(b, base, b.unsqueeze(value, dim), dim, index, index + 1)
@@ -185,6 +186,12 @@ def _put_back(b: Builder, env: Env, node: fx.Node, parent: fx.Node, value: Value
         f"node {node.name!r}: a write in place through {node.target} is not supported; "
         "write to the tensor itself or to a slice of it"
     )
+
+
+def _slice_bounds(args: tuple[Any, ...]) -> tuple[int, int, int, int]:
+    """dim, start, end and step of a slice call, with the defaults put in."""
+    given = (*args[1:], *(0, None, None, 1)[len(args) - 1 :])
+    return given[0], given[1] or 0, sys.maxsize if given[2] is None else given[2], given[3]
 
 
 def _inverse(node: fx.Node, rank: int) -> list[int]:

@@ -95,8 +95,10 @@ def clamp(b: Builder, call: Call) -> Value:
     names = [argument.name for argument in call.target._schema.arguments]
     low = call["min"] if "min" in names else None
     high = call["max"] if "max" in names else None
-    return b.pointwise(aten.clamp.default, call.x, low) if high is None else b.pointwise(
-        aten.clamp.default, call.x, low, high
+    return (
+        b.pointwise(aten.clamp.default, call.x, low)
+        if high is None
+        else b.pointwise(aten.clamp.default, call.x, low, high)
     )
 
 

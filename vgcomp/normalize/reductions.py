@@ -14,9 +14,7 @@ aten = torch.ops.aten
 
 
 def group_norm(b: Builder, call: Call) -> Value:
-    return b.op(
-        aten.group_norm.default, call.x, call["num_groups"], call["weight"], call["bias"], call["eps"]
-    )
+    return b.op(aten.group_norm.default, call.x, call["num_groups"], call["weight"], call["bias"], call["eps"])
 
 
 def layer_norm(b: Builder, call: Call) -> Value:
@@ -57,7 +55,8 @@ def _pointwise(b: Builder, target: Any, *args: Any) -> Value:
 
 def _column(b: Builder, value: Value, sizes: list[int]) -> Value:
     """A vector of channels against (N, C, *)."""
-    return b.reshape(value, [shape_of(value)[0], *sizes[1:]])
+    shape = [shape_of(value)[0], *sizes[1:]]
+    return value.reshape(shape) if isinstance(value, Tensor) else b.reshape(value, shape)
 
 
 def reduction(target: Any) -> Any:

@@ -50,7 +50,9 @@ def repeat(b: Builder, call: Call) -> Value:
     own = shape_of(call.x)
     own = [1] * (len(repeats) - len(own)) + own
     split = [part for r, size in zip(repeats, own, strict=True) for part in _repeat_parts(r, size)]
-    grown = [part for r, size in zip(repeats, own, strict=True) for part in ((r, size) if r > 1 < size else (r * size,))]
+    grown = [
+        part for r, size in zip(repeats, own, strict=True) for part in ((r, size) if r > 1 < size else (r * size,))
+    ]
     return b.reshape(b.expand(b.reshape(call.x, split), grown), call.shape)
 
 

@@ -1,45 +1,19 @@
-"""Runs a Program in PyTorch: loops in place, every value dropped right after its last use.
-
-:class:`TorchModule` compiles the graph, once, to a list of small closures over numbered slots. What it
-allocates and when it lets go is what ``vgcomp.memory`` counts; change both together.
-"""
+"""Runs a Program in PyTorch: loops in place, every value dropped right after its last use."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx, nn
 
 from vgcomp import ir
-from vgcomp.errors import InternalError, UsageError
-from vgcomp.inplace import call_into, write_to
-from vgcomp.loops import Put, operands_of, plan_outputs
-from vgcomp.slices import narrow, read_slice, write_slice
+from vgcomp.backends.torch_runtime import compile_graph
+from vgcomp.errors import UsageError
 
 if TYPE_CHECKING:
     from vgcomp.program import Program
-
-aten = torch.ops.aten
-
-
-@dataclass(slots=True)
-class _Frame:
-    """What the instructions of one graph work on. The loop's fields are empty at the top level."""
-
-    env: list[Any]
-    weights: Mapping[str, Tensor]
-    device: torch.device
-    operands: Sequence[Tensor] = ()
-    step: ir.Step | None = None
-    #: Axis results and accumulators so far, by result index.
-    results: dict[int, Tensor] = field(default_factory=dict)
-    carries: dict[int, Tensor] = field(default_factory=dict)
-
-
-_Instruction = Callable[[_Frame], None]
 
 
 class TorchModule(nn.Module):
@@ -61,7 +35,7 @@ class TorchModule(nn.Module):
             data = given[name] if name in given else program.weights[name].load()
             self._buffer_names[name] = f"weight_{i}"
             self.register_buffer(f"weight_{i}", data)
-        self._code = _compile(program.graph)
+        self._code = compile_graph(program.graph)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Runs the program; shapes and dtypes must be those it was captured with."""
@@ -82,340 +56,15 @@ class TorchModule(nn.Module):
 
 
 def _weight_names(graph: fx.Graph) -> list[str]:
-    return [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    """Weights of a graph and of its loops' bodies, each once."""
+    found = {str(node.target): None for node in graph.nodes if node.op == "get_attr"}
+    for node in graph.nodes:
+        if ir.is_loop(node):
+            found |= dict.fromkeys(name for body in ir.loop_of(node).bodies for name in _weight_names(body.graph))
+    return list(found)
 
 
 def run_graph(graph: fx.Graph, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     """Compiles and runs a graph of the dialect once; ``weights`` by the targets of its ``get_attr`` nodes."""
     with torch.no_grad():
-        return _compile(graph).run(inputs, weights)
-
-
-@dataclass(slots=True)
-class _Code:
-    """A compiled top-level graph."""
-
-    slots: int
-    inputs: list[int]
-    instructions: list[_Instruction]
-    outputs: list[int]
-
-    def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        frame = _Frame([None] * self.slots, weights, _device(inputs, weights))
-        for slot, value in zip(self.inputs, inputs, strict=True):
-            frame.env[slot] = value
-        for instruction in self.instructions:
-            instruction(frame)
-        return tuple(frame.env[slot] for slot in self.outputs)
-
-
-def _device(inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> torch.device:
-    return next((tensor.device for tensor in (*inputs, *weights.values())), torch.device("cpu"))
-
-
-@dataclass(slots=True)
-class _BodyCode:
-    """A compiled body: placeholders are read by instructions, results and carries put out by instructions."""
-
-    slots: int
-    instructions: list[_Instruction]
-
-    def run(self, frame: _Frame) -> None:
-        frame.env = [None] * self.slots
-        for instruction in self.instructions:
-            instruction(frame)
-        frame.env = []
-
-
-class _Slots:
-    """Numbers the values of a graph and knows where each is used last."""
-
-    def __init__(self, graph: fx.Graph, held: Collection[fx.Node]) -> None:
-        self.nodes = list(graph.nodes)
-        self.of = {node: i for i, node in enumerate(self.nodes)}
-        last: dict[fx.Node, int] = {}
-        for i, node in enumerate(self.nodes):
-            last[node] = i
-            if node.op != "output":
-                last.update(dict.fromkeys(node.all_input_nodes, i))
-        self._dying: dict[int, list[int]] = {}
-        for node, i in last.items():
-            if node not in held:
-                self._dying.setdefault(i, []).append(self.of[node])
-
-    def dying(self, node: fx.Node) -> list[int]:
-        """Slots whose last use is by this node (its own if nothing uses it); never those of ``held`` nodes."""
-        return self._dying.get(self.of[node], [])
-
-
-def _compile(graph: fx.Graph) -> _Code:
-    outputs: tuple[fx.Node, ...] = graph.output_node().args[0]  # type: ignore[assignment]
-    slots = _Slots(graph, set(outputs))
-    placeholders = [node for node in slots.nodes if node.op == "placeholder"]
-    unused = [slot for node in placeholders for slot in slots.dying(node)]
-    instructions = [_drop(unused)]
-    for node in slots.nodes:
-        if node.op not in ("placeholder", "output"):
-            instructions += _of_node(node, slots)
-    return _Code(
-        len(slots.nodes), [slots.of[node] for node in placeholders], instructions, [slots.of[node] for node in outputs]
-    )
-
-
-def _of_node(node: fx.Node, slots: _Slots, after: Sequence[_Instruction] = ()) -> list[_Instruction]:
-    """Runs a node, drops what it used last, does ``after`` with its value, drops that if nothing else needs it."""
-    own = slots.of[node]
-    dying = slots.dying(node)
-    return [
-        *_work(node, slots),
-        _drop([slot for slot in dying if slot != own]),
-        *after,
-        _drop([own] if own in dying else []),
-    ]
-
-
-def _work(node: fx.Node, slots: _Slots) -> list[_Instruction]:
-    if ir.is_getitem(node):
-        return []  # the loop has put its results into the slots of its getitem nodes
-    if node.op == "get_attr":
-        return [_weight(str(node.target), slots.of[node])]
-    return [_loop(node, slots) if ir.is_loop(node) else _call(node, slots)]
-
-
-def _drop(slots: Sequence[int]) -> _Instruction:
-    def drop(frame: _Frame) -> None:
-        for slot in slots:
-            frame.env[slot] = None
-
-    return drop
-
-
-def _weight(name: str, slot: int) -> _Instruction:
-    def load(frame: _Frame) -> None:
-        frame.env[slot] = frame.weights[name]
-
-    return load
-
-
-def _call(node: fx.Node, slots: _Slots) -> _Instruction:
-    target: Any = node.target
-    out = slots.of[node]
-    args, kwargs = _template(node.args, slots), _template(node.kwargs, slots)
-    reuse = node.meta.get("reuse")
-    if reuse is not None:
-        base = slots.of[node.args[reuse]]  # type: ignore[index]
-        into = call_into(target)
-
-        def call_in_place(frame: _Frame) -> None:
-            frame.env[out] = into(frame.env[base], reuse, args(frame.env), kwargs(frame.env))
-
-        return call_in_place
-    if target is aten.full.default:
-
-        def fill(frame: _Frame) -> None:
-            frame.env[out] = target(*args(frame.env), **{**kwargs(frame.env), "device": frame.device})
-
-        return fill
-
-    def call(frame: _Frame) -> None:
-        frame.env[out] = target(*args(frame.env), **kwargs(frame.env))
-
-    return call
-
-
-def _direct(node: fx.Node, k: int, loop: ir.Loop, slots: _Slots) -> _Instruction:
-    """Runs a node straight into its slice of result ``k``."""
-    args, kwargs = _template(node.args, slots), _template(node.kwargs, slots)
-    run, axis = write_to(node.target), loop.results[k].axis
-    assert axis is not None
-
-    def call(frame: _Frame) -> None:
-        assert frame.step is not None
-        span = frame.step.writes[k]
-        assert span is not None
-        run(narrow(frame.results[k], axis, span), args(frame.env), kwargs(frame.env))
-
-    return call
-
-
-class _Slot(int):
-    """A slot number among literal arguments."""
-
-
-def _template(value: Any, slots: _Slots) -> Callable[[list[Any]], Any]:
-    """A function that fills the nodes of an argument structure from the slots."""
-    filled = fx.map_arg(value, lambda node: _Slot(slots.of[node]))
-    if isinstance(filled, dict) and not filled:
-        return lambda env: {}
-    return lambda env: _fill(filled, env)
-
-
-def _fill(value: Any, env: list[Any]) -> Any:
-    if isinstance(value, _Slot):
-        return env[value]
-    if isinstance(value, (list, tuple)):
-        return [_fill(entry, env) for entry in value]
-    if isinstance(value, dict):
-        return {name: _fill(entry, env) for name, entry in value.items()}
-    return value
-
-
-def _loop(node: fx.Node, slots: _Slots) -> _Instruction:
-    loop = ir.loop_of(node)
-    operand_slots = [slots.of[operand] for operand in operands_of(node)]
-    targets: list[tuple[int, Any]] = [(slots.of[user], user.args[1]) for user in node.users if ir.is_getitem(user)]
-    bodies = [_compile_body(loop, body, puts) for body, puts in zip(loop.bodies, plan_outputs(node), strict=True)]
-
-    def run(frame: _Frame) -> None:
-        inner = _Frame([], frame.weights, frame.device, [frame.env[slot] for slot in operand_slots])
-        for k, spec in enumerate(loop.results):
-            if spec.axis is not None:
-                inner.results[k] = _allocate(spec, inner)
-        for step in loop.steps:
-            inner.step = step
-            bodies[step.body].run(inner)
-        for slot, k in targets:
-            frame.env[slot] = inner.results[k]
-
-    return run
-
-
-def _allocate(spec: ir.Result, frame: _Frame) -> Tensor:
-    """The tensor that an axis result is written into: new, or in an operand's storage from its start."""
-    numel = torch.Size(spec.shape).numel()
-    if spec.into is None:
-        capacity = max(numel, -(-spec.capacity // spec.dtype.itemsize))
-        flat = torch.empty(capacity, dtype=spec.dtype, device=frame.device)
-        return _laid_out(flat[:numel], spec)
-    base = frame.operands[spec.into]
-    room = base.untyped_storage().nbytes() // base.element_size()
-    flat = base.as_strided((room,), (1,), 0).view(spec.dtype)
-    if flat.numel() < numel:
-        raise InternalError(f"a result of {spec.shape} does not fit into operand {spec.into}'s buffer")
-    return _laid_out(flat[:numel], spec)
-
-
-def _laid_out(flat: Tensor, spec: ir.Result) -> Tensor:
-    return flat.view(spec.shape) if spec.stride is None else flat.as_strided(spec.shape, spec.stride)
-
-
-def _compile_body(loop: ir.Loop, body: ir.Body, puts: Sequence[Put]) -> _BodyCode:
-    put = _Output(loop, puts)
-    slots = _Slots(body.graph, put.held)
-    code = _BodyCode(len(slots.nodes) + put.copies, [])
-    emit = code.instructions.extend
-    placeholders = [node for node in slots.nodes if node.op == "placeholder"]
-    reads = _reads(loop, body, placeholders, slots)
-    for node, carry in zip(placeholders[len(body.operands) :], body.carries_in, strict=True):
-        emit([_take_carry(carry, slots.of[node])])
-    emit([_drop([slot for node in placeholders for slot in slots.dying(node)])])
-    after, at_end = put.instructions(slots)
-    for i, node in enumerate(slots.nodes):
-        emit(reads.get(i, []))
-        if node in put.direct:
-            emit([_direct(node, put.direct[node], loop, slots), _drop(slots.dying(node))])
-        elif node.op not in ("placeholder", "output"):
-            emit(_of_node(node, slots, after.get(i, [])))
-    emit(at_end)
-    return code
-
-
-def _reads(
-    loop: ir.Loop, body: ir.Body, placeholders: Sequence[fx.Node], slots: _Slots
-) -> dict[int, list[_Instruction]]:
-    """Operand slices are taken right before their first use, so that a copy lives no longer than it must."""
-    reads: dict[int, list[_Instruction]] = {}
-    for node, operand in zip(placeholders, body.operands, strict=False):
-        first = min((slots.of[user] for user in node.users), default=None)
-        if first is not None:
-            reads.setdefault(first, []).append(_read(loop.operand_axes[operand], operand, slots.of[node]))
-    return reads
-
-
-def _read(axis: ir.Axis | None, operand: int, slot: int) -> _Instruction:
-    def read(frame: _Frame) -> None:
-        assert frame.step is not None
-        frame.env[slot] = read_slice(frame.operands[operand], axis, frame.step.reads[operand])
-
-    return read
-
-
-def _take_carry(carry: int, slot: int) -> _Instruction:
-    def take(frame: _Frame) -> None:
-        frame.env[slot] = frame.carries.pop(carry)
-
-    return take
-
-
-class _Output:
-    """When each output of a body is put out, and how."""
-
-    def __init__(self, loop: ir.Loop, puts: Sequence[Put]) -> None:
-        self._loop = loop
-        self._puts = puts
-        #: Nodes kept to the end of the body.
-        self.held = {put.node for put in puts if put.how in ("late", "keep") or put.node.op == "placeholder"}
-        self.direct = {put.node: put.index for put in puts if put.how == "direct"}
-        self.copies = sum(put.how == "copy" for put in puts)
-
-    def instructions(self, slots: _Slots) -> tuple[dict[int, list[_Instruction]], list[_Instruction]]:
-        """(those after each node, those at the end)."""
-        after: dict[int, list[_Instruction]] = {}
-        early: list[_Instruction] = []
-        late: list[_Instruction] = []
-        extra = len(slots.nodes)
-        for put in self._puts:
-            slot = slots.of[put.node]
-            soon = early if put.node.op == "placeholder" else after.setdefault(slot, [])
-            if put.how == "keep":
-                late.append(_keep_carry(put.index, slot))
-            elif put.how == "copy":
-                soon.append(_copy(slot, extra))
-                late.append(_keep_carry(put.index, extra))
-                extra += 1
-            elif put.how == "merge":
-                soon.append(_merge(put, slot))
-            elif put.how != "direct":
-                early += [] if put.owned else [_copy(slot, slot)]
-                write = _write(put.index, self._loop.results[put.index].axis, slot)
-                (late if put.how == "late" else soon).append(write)
-        return after, early + late
-
-
-def _write(k: int, axis: ir.Axis | None, slot: int) -> _Instruction:
-    assert axis is not None
-
-    def write(frame: _Frame) -> None:
-        assert frame.step is not None
-        span = frame.step.writes[k]
-        if span is not None:
-            write_slice(frame.results[k], axis, span, frame.env[slot])
-
-    return write
-
-
-def _merge(put: Put, slot: int) -> _Instruction:
-    k, merge, owned = put.index, put.merge, put.owned
-
-    def combine(frame: _Frame) -> None:
-        value = frame.env[slot]
-        if k in frame.results:
-            frame.results[k] = merge(frame.results[k], value)
-        else:
-            frame.results[k] = value if owned else value.clone(memory_format=torch.contiguous_format)
-
-    return combine
-
-
-def _copy(slot: int, to: int) -> _Instruction:
-    def copy(frame: _Frame) -> None:
-        frame.env[to] = frame.env[slot].clone(memory_format=torch.contiguous_format)
-
-    return copy
-
-
-def _keep_carry(carry: int, slot: int) -> _Instruction:
-    def keep(frame: _Frame) -> None:
-        frame.carries[carry] = frame.env[slot]
-
-    return keep
+        return compile_graph(graph).run(inputs, weights)

@@ -212,6 +212,27 @@ def test_a_view_taken_before_a_write_shows_it():
     captured(fn, X)
 
 
+def test_a_constant_that_changes_is_stored_as_it_was_and_the_buffer_is_left_alone():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("count", torch.zeros(8))
+
+        def forward(self, x):
+            table = torch.arange(8.0)
+            before = x * table
+            table += 1
+            self.count += 1
+            return before + table, x + self.count
+
+    module = Counting()
+    program = capture(module, (X,))
+    assert not module.count.any()
+    first, second = run(program, (X,))
+    torch.testing.assert_close(first, X * torch.arange(8.0) + torch.arange(8.0) + 1)
+    torch.testing.assert_close(second, X + 1)
+
+
 def test_absent_parameters_stay_absent():
     with FakeTensorMode():
         module = nn.Sequential(nn.Linear(4, 4), nn.GELU()).eval()

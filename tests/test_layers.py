@@ -13,7 +13,7 @@ LAYERS = (
     ("errors", "files", "max_flow", "ops", "units"),
     ("ir",),
     ("infer", "inplace", "loops", "slices", "track", "weights", "workspace"),
-    ("program", "serialize", "text", "verify"),
+    ("program", "serialize", "text", "verify", "verify_loops"),
     ("axes", "capture", "lower_bound", "memory", "normalize", "onnx_import"),
     ("cost_models", "models", "targets"),
     ("load", "simulate", "slicing"),

@@ -21,7 +21,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from vgcomp.errors import InternalError, ModelError
 from vgcomp.normalize import TABLE, Builder, Call
 from vgcomp.normalize.constants import constant_nodes
-from vgcomp.normalize.mutation import Mutations, is_mutation
+from vgcomp.normalize.mutation import Mutations, is_mutation, root_of
 from vgcomp.program import Program, Source
 from vgcomp.weights import Weight, from_tensor, without_data
 
@@ -112,9 +112,10 @@ class _Importer:
 
     def __init__(self, exported: torch.export.ExportedProgram) -> None:
         self.exported = exported
-        self.builder = Builder()
         self.env: dict[fx.Node, Any] = {}
         self.constant = constant_nodes(exported)
+        self.written = {root_of(node) for node in self.constant if is_mutation(node)}
+        self.builder = Builder(constants_change=bool(self.written))
         self.mutations = Mutations(exported.graph, self.constant)
         self._weights: dict[Any, str] = {}
 
@@ -144,6 +145,8 @@ class _Importer:
         if spec.kind is InputKind.USER_INPUT:
             return spec.arg.value if isinstance(spec.arg, ConstantArgument) else node.meta["val"]
         data = self._data(spec)
+        if node in self.constant and node in self.written:
+            return data.clone()
         if node in self.constant:
             self.builder.name_constant(data, spec.target)
             return data

@@ -31,15 +31,21 @@ _UNARY = frozenset({aten.clone.default, prims.convert_element_type.default})
 
 
 class Builder:
-    """A graph under construction. ``scope`` is written to each new node's ``meta["scope"]``."""
+    """A graph under construction. ``scope`` is written to each new node's ``meta["scope"]``.
 
-    def __init__(self) -> None:
+    ``constants_change``: tensors given as constants may be written to afterwards, so they are copied.
+    """
+
+    def __init__(self, *, constants_change: bool = False) -> None:
         self.graph = fx.Graph()
         self.weights: dict[str, Weight] = {}
         self.scope = ""
         self._attrs: dict[str, fx.Node] = {}
         self._shared: dict[Any, fx.Node] = {}
         self._constants: dict[bytes, str] = {}
+        #: Constants already stored, by place and layout; the tensors are kept, so no place is used twice.
+        self._stored: dict[Any, tuple[Tensor, Weight]] = {}
+        self._constants_change = constants_change
         #: Numbers that already have a name (a module's buffers), by identity; the tensor is kept alive.
         self._named: dict[int, tuple[Tensor, str]] = {}
         #: How a cat came together: node -> (dim, parts); lets a slice of it find its part again.
@@ -70,17 +76,25 @@ class Builder:
 
     def constant(self, tensor: Tensor) -> fx.Node:
         """A weight with these numbers; broadcast dims are stored once and expanded."""
-        kept = _without_broadcast(tensor)
-        node = self.weight(self._constant_weight(kept))
+        node = self.weight(self._constant_weight(_without_broadcast(tensor)))
         return self.expand(node, tensor.shape)
 
     def _constant_weight(self, tensor: Tensor) -> Weight:
         named = self._named.get(id(tensor))
         if named is not None:
             return from_tensor(named[1], tensor)
+        if self._constants_change:
+            return self._hashed(tensor.clone(memory_format=torch.contiguous_format))
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        found = self._stored.get(place)
+        if found is None:
+            found = self._stored[place] = (tensor, self._hashed(tensor))
+        return found[1]
+
+    def _hashed(self, tensor: Tensor) -> Weight:
+        """The weight with these numbers, whatever tensor they were given in first."""
         dense = row_major(tensor)
-        digest = _digest(dense)
-        name = self._constants.setdefault(digest, f"const_{len(self._constants)}")
+        name = self._constants.setdefault(_digest(dense), f"const_{len(self._constants)}")
         return self.weights.get(name) or from_tensor(name, dense)
 
     def node(self, value: Any) -> fx.Node:
@@ -332,4 +346,4 @@ def _digest(dense: Tensor) -> bytes:
     if dense.numel() == 0:
         return head
     raw = dense.reshape(-1).view(torch.uint8).numpy()
-    return hashlib.blake2b(raw.tobytes(), key=hashlib.sha256(head).digest()).digest()
+    return hashlib.blake2b(raw, key=hashlib.sha256(head).digest()).digest()

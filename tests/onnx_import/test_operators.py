@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests.onnx_import.support import Array, agree, ops, rand, write
+from tests.onnx_import.support import Array, agree, ops, rand, run, write
+from vgcomp.onnx_import import load_onnx
 
 OLD, MID, NEW = 13, 17, 20
 
@@ -30,7 +31,9 @@ class Case:
         return "-".join([self.op, *(f"{k}={v}" for k, v in self.attributes.items())])[:60]
 
 
-def case(op: str, *operands: Any, fixed: Any = (), opsets: Any = (OLD, MID, NEW), outputs: int = 1, **attributes: Any) -> Case:
+def case(
+    op: str, *operands: Any, fixed: Any = (), opsets: Any = (OLD, MID, NEW), outputs: int = 1, **attributes: Any
+) -> Case:
     arrays = [None if o is None else np.asarray(o) for o in operands]
     return Case(op, arrays, tuple(fixed), attributes, tuple(opsets), outputs)
 
@@ -39,12 +42,20 @@ def ints(*values: int) -> Array:
     return np.array(values, dtype=np.int64)
 
 
+def grid(*picks: Any) -> Array:
+    """Coordinates of the points of a grid, as GatherND takes them."""
+    return np.stack(np.meshgrid(*picks, indexing="ij"), -1)
+
+
 X = rand(2, 3, 4, 5)
 POSITIVE = np.abs(X) + 0.1
 IMAGE = rand(2, 4, 6, 7)
 VIDEO = rand(1, 4, 3, 6, 5)
 
 UNARY = "Abs Neg Exp Sin Cos Erf Tanh Sigmoid Relu Floor Round Ceil Softplus Softsign Tan HardSigmoid Elu Selu Identity"
+#: How PyTorch's exporters resample.
+FLOOR = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+
 CASES = [
     *(case(op, X) for op in UNARY.split()),
     *(case(op, POSITIVE) for op in ("Log", "Sqrt", "Reciprocal")),
@@ -117,7 +128,14 @@ CASES = [
     case("Gather", X, ints(1, 1, 0), axis=2),
     case("GatherElements", rand(3, 3), ints(0, 1, 2, 2, 1, 0).reshape(2, 3), fixed=[0, 1], axis=0),
     case("GatherND", rand(3, 3), ints(0, 1, 2, 2).reshape(2, 2), fixed=[0, 1]),
-    case("ScatterND", rand(5, 3), ints(1, 2).reshape(2, 1), rand(2, 3), fixed=[1]),
+    case("GatherND", rand(3, 3, 2), ints(0, 1, 2, 2).reshape(2, 2), fixed=[1]),
+    case("GatherND", rand(3, 4, 2, 5), grid(np.arange(6) // 2, np.arange(8) // 2), fixed=[1]),
+    case("GatherND", rand(3, 4, 2), grid([2, 0], [1, 1, 3]), fixed=[1]),
+    *(
+        case("ScatterND", rand(6, 3), ints(*rows).reshape(-1, 1), rand(len(rows), 3), fixed=[1])
+        for rows in ((1, 2), (0, 2, 4), (1, 3, 5), (1, 2, 4, 5), (5, 0), (0, 1, 2, 3, 4, 5))
+    ),
+    case("ScatterND", rand(3, 4, 2), ints(0, 1, 2, 3).reshape(2, 2), rand(2, 2), fixed=[1]),
     case("Trilu", rand(4, 4), opsets=(14, 17), upper=0),
     case("Trilu", rand(3, 4, 5), ints(1), fixed=[1], opsets=(14, 17)),
     case("CumSum", ints(1, 2, 3), np.int64(0), fixed=[0, 1]),
@@ -127,8 +145,14 @@ CASES = [
     case("Shape", X, opsets=(15, 20), start=1, end=-1),
     case("Size", X),
     # reductions
-    *(case(op, X, axes=[1, -1], opsets=(13, 17)) for op in ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2")),
-    *(case(op, X, ints(1, -1), fixed=[1], opsets=(18, 20), keepdims=0) for op in ("ReduceMean", "ReduceMax", "ReduceL2")),
+    *(
+        case(op, X, axes=[1, -1], opsets=(13, 17))
+        for op in ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2")
+    ),
+    *(
+        case(op, X, ints(1, -1), fixed=[1], opsets=(18, 20), keepdims=0)
+        for op in ("ReduceMean", "ReduceMax", "ReduceL2")
+    ),
     *(case(op, X, ints(2), fixed=[1], opsets=(18,)) for op in ("ReduceSumSquare", "ReduceLogSumExp", "ReduceMin")),
     case("ReduceLogSum", POSITIVE, ints(2), fixed=[1], opsets=(18,)),
     case("ReduceLogSumExp", X, ints(1, 2), fixed=[1], opsets=(18,), keepdims=0),
@@ -174,25 +198,42 @@ CASES = [
     case("MaxPool", IMAGE, kernel_shape=[3, 3], pads=[1, 1, 0, 1], strides=[2, 2]),
     case("MaxPool", rand(2, 3, 8), kernel_shape=[3]),
     # resampling: operands are data, region of interest, scales, sizes
-    case("Resize", IMAGE, None, np.float32([1, 1, 2, 2]), fixed=[2], coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
+    case("Resize", IMAGE, None, np.float32([1, 1, 2, 2]), fixed=[2], **FLOOR),
     case("Resize", IMAGE, None, np.float32([1, 1, 3, 2]), fixed=[2]),
     case("Resize", VIDEO, None, np.float32([1, 1, 1, 2, 2]), fixed=[2]),
-    case("Resize", VIDEO, None, None, ints(1, 4, 5, 12, 10), fixed=[3], coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
+    case("Resize", VIDEO, None, None, ints(1, 4, 5, 12, 10), fixed=[3], **FLOOR),
     case("Resize", IMAGE, None, None, ints(2, 4, 9, 5), fixed=[3]),
     case("Resize", IMAGE, None, None, ints(12, 14), fixed=[3], opsets=(18, 20), axes=[2, 3]),
-    case("Resize", IMAGE, None, None, ints(2, 4, 12, 13), fixed=[3], coordinate_transformation_mode="align_corners", nearest_mode="ceil"),
+    case(
+        "Resize",
+        IMAGE,
+        None,
+        None,
+        ints(2, 4, 12, 13),
+        fixed=[3],
+        **{**FLOOR, "coordinate_transformation_mode": "align_corners"},
+    ),
     # norms
     case("InstanceNormalization", IMAGE, rand(4), rand(4, seed=1), fixed=[1, 2], epsilon=1e-5),
     case("LayerNormalization", X, rand(5), rand(5, seed=1), fixed=[1, 2], opsets=(17, 20)),
     case("LayerNormalization", X, rand(4, 5), fixed=[1], opsets=(17, 20), axis=-2, epsilon=1e-3),
     case("LayerNormalization", X, np.ones(1, dtype=np.float32), fixed=[1], opsets=(17,)),
     case("GroupNormalization", IMAGE, rand(4), rand(4, seed=1), fixed=[1, 2], opsets=(21,), num_groups=2),
-    case("BatchNormalization", IMAGE, rand(4), rand(4, seed=1), rand(4, seed=2), np.abs(rand(4, seed=3)), fixed=[1, 2, 3, 4], opsets=(14, 17)),
+    case(
+        "BatchNormalization",
+        IMAGE,
+        rand(4),
+        rand(4, seed=1),
+        rand(4, seed=2),
+        np.abs(rand(4, seed=3)),
+        fixed=[1, 2, 3, 4],
+        opsets=(14, 17),
+    ),
     case("LpNormalization", X, axis=1),
     case("MeanVarianceNormalization", X),
     case("RMSNormalization", X, rand(5), fixed=[1], opsets=(23,)),
     case("Dropout", X),
-]  # fmt: skip
+]
 
 
 def write_case(tmp_path: Path, one: Case, opset: int) -> tuple[Path, dict[str, Array]]:
@@ -205,9 +246,7 @@ def write_case(tmp_path: Path, one: Case, opset: int) -> tuple[Path, dict[str, A
     return write(tmp_path / "m.onnx", [node], inputs, outputs, weights, opset), inputs
 
 
-@pytest.mark.parametrize(
-    ("one", "opset"), [(c, opset) for c in CASES for opset in c.opsets], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("one", "opset"), [(c, opset) for c in CASES for opset in c.opsets], ids=str)
 def test_an_operator_agrees_with_onnx_runtime(tmp_path: Path, one: Case, opset: int):
     path, inputs = write_case(tmp_path, one, opset)
     agree(path, inputs)
@@ -217,8 +256,6 @@ def test_group_normalization_18_has_a_scale_a_group(tmp_path: Path):
     scale, bias = rand(2), rand(2, seed=1)
     node = helper.make_node("GroupNormalization", ["x", "s", "b"], ["y"], num_groups=2)
     path = write(tmp_path / "m.onnx", [node], {"x": IMAGE}, ["y"], {"s": scale, "b": bias}, 18)
-    from tests.onnx_import.support import load_onnx, run
-
     program = load_onnx(path)
     (ours,) = run(program, {"x": IMAGE})
     grouped = IMAGE.reshape(2, 2, -1)

@@ -35,9 +35,9 @@ def load_onnx(path: str | Path, dims: Mapping[str, int] | None = None) -> Progra
     Raises UsageError for a path that is no file or a name in ``dims`` that the model lacks, and
     ModelError for a damaged file, an unbound dimension or an operator that is not supported.
     """
-    file = read(path)
-    _Importer(file).check_operators()
-    return _Importer(file).run(dims or {})
+    importer = _Importer(read(path))
+    importer.check_operators()
+    return importer.run(dims or {})
 
 
 class _Importer:
@@ -50,9 +50,12 @@ class _Importer:
         self.values: dict[ir.Value, Value] = {}
 
     def check_operators(self) -> None:
-        """Refuses all unsupported operators before any work, naming each once with a node."""
+        """Refuses all unsupported operators before any work, naming each once with a node.
+
+        Those in branches are met later: only a branch that is taken counts.
+        """
         missing: dict[str, str] = {}
-        for node in self.file.graph.all_nodes():
+        for node in self.file.graph:
             if not _supported(node):
                 missing.setdefault(f"{node.domain or 'ai.onnx'}.{node.op_type}", node.name or "without a name")
         if missing:
@@ -95,6 +98,8 @@ class _Importer:
             self.values[value] = result
 
     def _results(self, node: ir.Node) -> list[Value]:
+        if not _supported(node):
+            raise ModelError(f"the operator {node.domain or 'ai.onnx'}.{node.op_type} is not supported")
         operands = tuple(None if v is None or v.name == "" else self._operand(v) for v in node.inputs)
         made = EMITTERS[node.op_type](Op(node, operands, self.file.opset, self.b))
         return [made] if isinstance(made, (Constant, Parameter, Live)) else list(made)

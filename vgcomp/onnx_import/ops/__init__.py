@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from vgcomp.onnx_import.op import Emitter
-from vgcomp.onnx_import.ops import attention, constants, conv, elementwise, index, layout, linalg, norm, reduce, resize
+from vgcomp.onnx_import.ops import (
+    attention,
+    constants,
+    conv,
+    elementwise,
+    index,
+    index_nd,
+    layout,
+    linalg,
+    norm,
+    reduce,
+    resize,
+)
 
-_FAMILIES = (elementwise, layout, constants, index, reduce, linalg, conv, resize, norm, attention)
+_FAMILIES = (elementwise, layout, constants, index, index_nd, reduce, linalg, conv, resize, norm, attention)
 
 #: Operators of the standard domain.
 EMITTERS: dict[str, Emitter] = {name: emit for family in _FAMILIES for name, emit in family.TABLE.emitters.items()}

@@ -1,4 +1,4 @@
-"""Operators that pick elements by index."""
+"""Operators that pick elements by index, of one axis or all."""
 
 from __future__ import annotations
 
@@ -51,40 +51,6 @@ def _gather_elements(op: Op) -> Value:
     axis = op.dim(op.attr_int("axis"), len(x.shape))
     where = op.known(1)
     return op.b.call(aten.gather.default, x, axis, Constant(torch.where(where < 0, where + x.shape[axis], where)))
-
-
-@TABLE("GatherND")
-def _gather_nd(op: Op) -> Value:
-    if op.attr_int("batch_dims"):
-        raise ModelError("its batch_dims are not supported")
-    x, where = op.known(0), op.known(1)
-    return Constant(x[tuple(where.unbind(-1))])
-
-
-@TABLE("ScatterND")
-def _scatter_nd(op: Op) -> Value:
-    if op.attr_str("reduction", "none") != "none":
-        raise ModelError("its reduction is not supported")
-    x, where = op[0], op.known(1)
-    block = _block(where, x.shape)
-    if block is None or (isinstance(x, Constant) and isinstance(op[2], Constant)):
-        result = op.known(0).clone()
-        result[tuple(where.unbind(-1))] = op.known(2)
-        return Constant(result)
-    start, stop = block
-    middle = op.b.reshape(op[2], [stop - start, *x.shape[1:]])
-    return op.b.cat([op.b.slice(x, 0, 0, start), middle, op.b.slice(x, 0, stop, x.shape[0])], 0)
-
-
-def _block(where: torch.Tensor, shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """The run of leading rows that the indices cover in order, if they do."""
-    if where.shape[-1] != 1 or not where.numel():
-        return None
-    rows = where.reshape(-1).tolist()
-    first = int(rows[0])
-    if first < 0 or rows != list(range(first, first + len(rows))) or first + len(rows) > shape[0]:
-        return None
-    return first, first + len(rows)
 
 
 @TABLE("OneHot")

@@ -1,4 +1,4 @@
-"""Resize and Upsample by nearest neighbour."""
+"""Resize by nearest neighbour."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROUND: dict[str, Callable[[float], int]] = {
 }
 
 
-@TABLE("Resize", "Upsample")
+@TABLE("Resize")
 def _resize(op: Op) -> Value:
     """The element that each output reads is computed; equal to torch's rule it is an upsample, else a selection."""
     x, mode = op[0], op.attr_str("mode", "nearest")
@@ -50,9 +50,8 @@ def _scales_and_sizes(op: Op) -> tuple[list[float], list[int]]:
     shape = op[0].shape
     axes = [op.dim(a, len(shape)) for a in op.attr_ints("axes") or range(len(shape))]
     scales, sizes = [1.0] * len(shape), list(shape)
-    where = 1 if op.node.op_type == "Upsample" else 2
-    if op.has(where) and op[where].shape != (0,):
-        for axis, scale in zip(axes, op.known(where).reshape(-1).tolist()):
+    if op.has(2) and op[2].shape != (0,):
+        for axis, scale in zip(axes, op.known(2).reshape(-1).tolist()):
             scales[axis], sizes[axis] = float(scale), math.floor(shape[axis] * scale)
         return scales, sizes
     if not op.has(3):
@@ -70,8 +69,6 @@ def _sources(op: Op, size: int, out: int, scale: float) -> list[int]:
         return list(range(size))
     rule = op.attr_str("coordinate_transformation_mode", "half_pixel")
     nearest = _ROUND.get(op.attr_str("nearest_mode", "round_prefer_floor"))
-    if op.node.op_type == "Upsample":
-        rule, nearest = "asymmetric", math.floor
     if nearest is None:
         raise ModelError(f"its nearest_mode {op.attr_str('nearest_mode')!r} is not supported")
     places: dict[str, Callable[[int], float]] = {

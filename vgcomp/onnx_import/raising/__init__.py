@@ -17,6 +17,7 @@ from vgcomp.errors import InternalError
 from vgcomp.ir import val
 from vgcomp.onnx_import.builder import Builder
 from vgcomp.onnx_import.raising import activations, contractions, norms
+from vgcomp.onnx_import.raising.folding import fold_weights
 from vgcomp.onnx_import.raising.rewriter import Rewriter
 
 aten = torch.ops.aten
@@ -27,10 +28,12 @@ Pattern = Callable[[Rewriter, fx.Node], fx.Node | None]
 
 _PATTERNS: Mapping[Any, tuple[Pattern, ...]] = {
     aten.mul.Tensor: (activations.silu, activations.gelu, norms.moments_norm, norms.take_weight),
-    aten.div.Tensor: (activations.gelu, norms.moments_norm),
+    aten.div.Tensor: (activations.gelu, norms.moments_norm, activations.rsqrt),
     aten.add.Tensor: (contractions.linear_bias, norms.take_bias),
     aten.reshape.default: (norms.group_norm,),
     aten.matmul.default: (contractions.attention,),
+    aten.reciprocal.default: (activations.rsqrt,),
+    aten.layer_norm.default: (norms.unweighted,),
     prims.convert_element_type.default: (norms.cast_around,),
 }
 
@@ -44,6 +47,7 @@ def raise_patterns(b: Builder, outputs: list[fx.Node]) -> list[fx.Node]:
     marker = b.base.graph.output(tuple(outputs))
     b.base.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     rewriter = Rewriter(b)
+    fold_weights(rewriter)
     while _sweep(rewriter):
         pass
     infer.propagate(b.base.graph)

@@ -1,4 +1,4 @@
-"""silu and gelu from what exporters decompose them into."""
+"""silu, gelu and rsqrt from what exporters decompose them into."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ def silu(rw: Rewriter, node: fx.Node) -> fx.Node | None:
         if is_call(gate, aten.sigmoid.default) and gate.args[0] is x:
             return rw.emit(node, aten.silu.default, x)
     return None
+
+
+def rsqrt(rw: Rewriter, node: fx.Node) -> fx.Node | None:
+    """1 / sqrt(x), which ONNX has no operator for."""
+    args = args_of(node)
+    if is_call(node, aten.div.Tensor) and (isinstance(args[0], fx.Node) or args[0] != 1):
+        return None
+    root = args[-1]
+    return rw.emit(node, aten.rsqrt.default, root.args[0]) if is_call(root, aten.sqrt.default) else None
 
 
 def gelu(rw: Rewriter, node: fx.Node) -> fx.Node | None:

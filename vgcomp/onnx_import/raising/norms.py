@@ -81,17 +81,10 @@ def _over_root(node: fx.Node) -> tuple[fx.Node, fx.Node, float] | None:
 
 
 def _inverse_root(arg: Any) -> Any:
-    """y of 1 / sqrt(y), in its spellings."""
+    """y of 1 / sqrt(y)."""
     if is_call(arg, aten.rsqrt.default):
         return args_of(arg)[0]
-    if is_call(arg, aten.pow.Tensor_Scalar) and args_of(arg)[1] == -0.5:
-        return args_of(arg)[0]
-    root: Any = None
-    if is_call(arg, aten.reciprocal.default):
-        root = args_of(arg)[0]
-    if is_call(arg, aten.div.Tensor) and args_of(arg)[0] == 1 and not isinstance(args_of(arg)[0], fx.Node):
-        root = args_of(arg)[1]
-    return root.args[0] if is_call(root, aten.sqrt.default) else None
+    return args_of(arg)[0] if is_call(arg, aten.pow.Tensor_Scalar) and args_of(arg)[1] == -0.5 else None
 
 
 def _trailing_dims(mean: fx.Node) -> list[int] | None:
@@ -118,6 +111,14 @@ def _centred(arg: fx.Node, dims: list[int]) -> Any:
     if not is_call(mean, aten.mean.dim) or not same_value(args_of(mean)[0], x):
         return None
     return x if _trailing_dims(mean) == dims else None
+
+
+def unweighted(rw: Rewriter, node: fx.Node) -> fx.Node | None:
+    """A layer norm with a weight of ones and no bias: ONNX has no way to leave the weight out."""
+    x, shape, weight, bias, eps = args_of(node)
+    if weight is None or bias is not None or not _all_are(rw, weight, 1.0):
+        return None
+    return rw.emit(node, aten.layer_norm.default, x, shape, None, None, eps)
 
 
 def cast_around(rw: Rewriter, node: fx.Node) -> fx.Node | None:

@@ -31,6 +31,11 @@ class Rewriter:
         """The numbers of a weight node if they are at hand."""
         return self.b.peek_node(arg) if isinstance(arg, fx.Node) else None
 
+    def has_numbers(self, node: fx.Node) -> bool:
+        """True when the data of a weight node is at hand."""
+        parameter = self.b.parameters.get(node)
+        return parameter is None or parameter.stored.present
+
     def vector(self, arg: Any, shape: Sequence[int], anchor: fx.Node) -> fx.Node | None:
         """A weight node seen under ``shape`` (its bytes, no copy); None when it is no such weight."""
         if not isinstance(arg, fx.Node) or arg.op != "get_attr" or val(arg).numel() != math.prod(shape):

@@ -89,6 +89,11 @@ X = torch.randn(2, 4, 6, 8)
         (lambda x: x.square().clamp_min(0.5), ["pow.Tensor_Scalar", "clamp"]),
         (lambda x: F.scaled_dot_product_attention(x, x, x, scale=0.5), ["scaled_dot_product_attention"]),
         (lambda x: x @ x.transpose(-1, -2), ["permute", "matmul"]),
+        (lambda x: torch.einsum("bchw,bdhw->bcd", x, x), None),
+        (lambda x: F.instance_norm(x), ["group_norm"]),
+        (lambda x: F.hardswish(F.mish(x)), None),
+        (lambda x: F.adaptive_avg_pool2d(x, 1), ["mean.dim"]),
+        (lambda x: x[:, torch.tensor([2, 0])], ["index_select"]),
         (lambda x: torch.baddbmm(x[0], x[0], x[0].transpose(1, 2) @ x[0], alpha=2), None),
     ],
 )

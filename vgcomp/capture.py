@@ -20,6 +20,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
 from vgcomp.errors import InternalError, ModelError
 from vgcomp.normalize import TABLE, Builder, Call
+from vgcomp.normalize.composite import decomposition, is_composite
 from vgcomp.normalize.constants import constant_nodes
 from vgcomp.normalize.mutation import Mutations, is_mutation, root_of
 from vgcomp.program import Program, Source
@@ -74,7 +75,7 @@ def _export(module: nn.Module, inputs: tuple[Any, ...], title: str) -> torch.exp
     """torch.export in the fake mode that the module's tensors already belong to, if any."""
     mode = _mode_of(module, inputs)
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), _without_stack_traces(), torch.no_grad():
             if mode is None:
                 return torch.export.export(module, inputs, strict=False)
             with mode:
@@ -105,6 +106,19 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@contextmanager
+def _without_stack_traces() -> Iterator[None]:
+    """Nodes are named by their module, so the stack that made each one need not be walked: a third of the time."""
+    from torch.fx import config
+
+    before = getattr(config, "do_not_emit_stack_traces", None)
+    config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        config.do_not_emit_stack_traces = bool(before)
 
 
 class _Importer:
@@ -197,6 +211,8 @@ class _Importer:
         if node.target is operator.getitem:
             return self._read(node.args[0])[node.args[1]]  # type: ignore[arg-type]
         handler = TABLE.get(node.target)
+        if handler is None and is_composite(node.target):
+            return self._decomposed(node)
         if handler is None:
             raise ModelError(
                 f"operator {node.target} at node {node.name!r}{_where(node)} is not supported: replace it by "
@@ -206,6 +222,17 @@ class _Importer:
         result = handler(self.builder, Call(node.target, args, kwargs, node.meta["val"], node.name))
         _check(node, result)
         return result
+
+    def _decomposed(self, node: fx.Node) -> Any:
+        """An op that ATen defines by others: the canonical form of these."""
+        sources = list(node.all_input_nodes)
+        inner = decomposition(node, [self.builder.node(self._read(source)) for source in sources])
+        placeholders = [n for n in inner.nodes if n.op == "placeholder"]
+        self.env.update({n: self.env[source] for n, source in zip(placeholders, sources, strict=True)})
+        for call in inner.nodes:
+            if call.op == "call_function":
+                self.env[call] = self._rewrite(call)
+        return _resolved(inner.output_node().args[0], self._read)
 
     def _results(self) -> list[Any]:
         results: Any = self.exported.graph.output_node().args[0]

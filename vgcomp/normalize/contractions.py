@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from vgcomp.normalize.builder import Builder, Value
-from vgcomp.normalize.call import Call, Table, per_dim, shape_of
+from vgcomp.normalize.call import Call, Table, dtype_of, per_dim, shape_of
 
 aten = torch.ops.aten
 
@@ -130,6 +130,19 @@ def embedding(b: Builder, call: Call) -> Value:
     return b.op(aten.embedding.default, call["weight"], call["indices"])
 
 
+def index(b: Builder, call: Call) -> Value:
+    """Indexing by one vector of positions."""
+    indices = call["indices"]
+    dims = [dim for dim, chosen in enumerate(indices) if chosen is not None]
+    if len(dims) != 1 or len(shape_of(indices[dims[0]])) != 1 or dtype_of(indices[dims[0]]) == torch.bool:
+        raise call.refuse("indexes by more than one vector of positions")
+    return b.op(aten.index_select.default, call.x, dims[0], indices[dims[0]])
+
+
+def index_select(b: Builder, call: Call) -> Value:
+    return b.op(aten.index_select.default, call.x, call["dim"] % len(shape_of(call.x)), call["index"])
+
+
 TABLE: Table = {
     **dict.fromkeys(
         (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.conv1d.padding, aten.conv2d.padding,
@@ -151,4 +164,6 @@ TABLE: Table = {
     aten.softmax.int: softmax,
     aten._softmax.default: softmax,
     aten.embedding.default: embedding,
+    aten.index.Tensor: index,
+    aten.index_select.default: index_select,
 }  # fmt: skip

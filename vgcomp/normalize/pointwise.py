@@ -135,6 +135,24 @@ def addcmul(b: Builder, call: Call) -> Value:
     return b.pointwise(aten.add.Tensor, call.x, scaled)
 
 
+def hardsigmoid(b: Builder, call: Call) -> Value:
+    """clamp(x + 3, 0, 6) / 6."""
+    clamped = b.pointwise(aten.clamp.default, b.pointwise(aten.add.Tensor, call.x, 3), 0, 6)
+    return b.pointwise(aten.div.Tensor, clamped, 6)
+
+
+def hardswish(b: Builder, call: Call) -> Value:
+    """x · clamp(x + 3, 0, 6) / 6."""
+    clamped = b.pointwise(aten.clamp.default, b.pointwise(aten.add.Tensor, call.x, 3), 0, 6)
+    return b.pointwise(aten.div.Tensor, b.pointwise(aten.mul.Tensor, call.x, clamped), 6)
+
+
+def mish(b: Builder, call: Call) -> Value:
+    """x · tanh(softplus(x))."""
+    squashed = b.pointwise(aten.tanh.default, b.pointwise(aten.softplus.default, call.x))
+    return b.pointwise(aten.mul.Tensor, call.x, squashed)
+
+
 def _tensor(value: Any, call: Call) -> Any:
     """A scalar branch of where as a zero-dim tensor."""
     return value if isinstance(value, (fx.Node, Tensor)) else torch.tensor(value, dtype=call.dtype)
@@ -186,4 +204,7 @@ TABLE: Table = {
     aten.masked_fill.Tensor: masked_fill,
     aten.glu.default: glu,
     aten.addcmul.default: addcmul,
+    aten.hardsigmoid.default: hardsigmoid,
+    aten.hardswish.default: hardswish,
+    aten.mish.default: mish,
 }  # fmt: skip

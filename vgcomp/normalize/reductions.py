@@ -17,6 +17,14 @@ def group_norm(b: Builder, call: Call) -> Value:
     return b.op(aten.group_norm.default, call.x, call["num_groups"], call["weight"], call["bias"], call["eps"])
 
 
+def instance_norm(b: Builder, call: Call) -> Value:
+    """A group norm with a group a channel."""
+    if not call["use_input_stats"]:
+        raise call.refuse("normalises by running statistics: use a batch norm")
+    channels = shape_of(call.x)[1]
+    return b.op(aten.group_norm.default, call.x, channels, call["weight"], call["bias"], call["eps"])
+
+
 def layer_norm(b: Builder, call: Call) -> Value:
     shape = list(call["normalized_shape"])
     return b.op(aten.layer_norm.default, call.x, shape, call["weight"], call["bias"], call["eps"])
@@ -72,6 +80,14 @@ def reduction(target: Any) -> Any:
     return handler
 
 
+def adaptive_average(b: Builder, call: Call) -> Value:
+    """Pooling down to one element is a mean."""
+    if any(size != 1 for size in call["output_size"]):
+        raise call.refuse("pools to more than one element: use an average pool with a fixed kernel")
+    rank = len(shape_of(call.x))
+    return b.op(aten.mean.dim, call.x, list(range(rank - len(call["output_size"]), rank)), True)
+
+
 def vector_norm(b: Builder, call: Call) -> Value:
     x = b.node(call.x)
     order = call["ord"] if call.target is aten.linalg_vector_norm.default else (call["p"] or 2)
@@ -81,6 +97,7 @@ def vector_norm(b: Builder, call: Call) -> Value:
 
 TABLE: Table = {
     aten.group_norm.default: group_norm,
+    aten.instance_norm.default: instance_norm,
     aten.layer_norm.default: layer_norm,
     aten.rms_norm.default: rms_norm,
     aten.batch_norm.default: batch_norm,
@@ -89,6 +106,8 @@ TABLE: Table = {
     aten.sum.dim_IntList: reduction(aten.sum.dim_IntList),
     aten.sum.default: reduction(aten.sum.dim_IntList),
     aten.amax.default: reduction(aten.amax.default),
+    aten.adaptive_avg_pool2d.default: adaptive_average,
+    aten.adaptive_avg_pool3d.default: adaptive_average,
     aten.linalg_vector_norm.default: vector_norm,
     aten.norm.ScalarOpt_dim: vector_norm,
 }

@@ -193,8 +193,14 @@ def _first_later_use(node: fx.Node, root: tuple[fx.Node, int]) -> fx.Node | None
     after = node.next
     own = {user for user in node.users if ir.is_getitem(user)}
     derived = set(own)
+    later_loops: set[fx.Node] = set()
     while after.op != "root":
+        if ir.is_loop(after):
+            later_loops.add(after)
         if any(source in derived for source in after.all_input_nodes) and _shares(after, root):
+            derived.add(after)
+        # What a later loop has written into the same storage is new, too.
+        if ir.is_getitem(after) and after.args[0] in later_loops and storage_root(after) == root:
             derived.add(after)
         for source in after.all_input_nodes:
             if source not in derived and source is not node and not ir.is_loop(source) and storage_root(source) == root:

@@ -304,6 +304,35 @@ def _residual_body(
     return ir.Body(b.done(out, *carried), (0, 1), (0,), () if first else (0,), () if last else (0,))
 
 
+def nested() -> Pair:
+    """Frames outside; inside a frame's body, rows of a pointwise chain."""
+    shape = (4, 4, 16, 12)
+
+    def make(b: Builder, x: fx.Node, w: fx.Node) -> fx.Node:
+        y = b.conv(x, w, (1, 1))
+        return b.call(aten.add.Tensor, x, b.call(aten.exp.default, b.call(aten.tanh.default, y)))
+
+    b = Builder()
+    x, w = b.input("x", shape), b.weight("w", (4, 4, 3, 3))
+    plain = b.done(make(b, x, w))
+    b = Builder()
+    x, w = b.input("x", shape), b.weight("w", (4, 4, 3, 3))
+    frame, row = ir.Axis(0, 4), ir.Axis(2, 16)
+    outer = Builder()
+    part, v = outer.value("part", slice_of(x, frame, (0, 2))), outer.value("v", ir.val(w))
+    y = outer.conv(part, v, (1, 1))
+    inner = Builder()
+    rows = inner.value("rows", slice_of(y, row, (0, 4)))
+    body = ir.Body(inner.done(inner.call(aten.exp.default, inner.call(aten.tanh.default, rows))), (0,), (0,))
+    steps = tuple(ir.Step(0, (span,), (span,)) for span in spans(16, 4))
+    result = ir.Result((2, 4, 16, 12), torch.float32, row, into=0)
+    (y,) = outer.loop(ir.Loop("rows", (body,), steps, (row,), (result,)), [y])
+    body = ir.Body(outer.done(outer.call(aten.add.Tensor, part, y)), (0, 1), (0,))
+    steps = tuple(ir.Step(0, (span, None), (span,)) for span in spans(4, 2))
+    result = ir.Result(shape, torch.float32, frame)
+    return plain, b.done(*b.loop(ir.Loop("frames", (body,), steps, (frame, None), (result,)), [x, w]))
+
+
 EXAMPLES: dict[str, Callable[[], Pair]] = {
     "frames": frames,
     "frames-in-place": lambda: frames(into=True),
@@ -315,6 +344,7 @@ EXAMPLES: dict[str, Callable[[], Pair]] = {
     "inner-factor": inner_factor,
     "attention-by-keys": attention_by_keys,
     "residual-in-place": residual_in_place,
+    "nested": nested,
     "rows-in-place": lambda: rows_in_place(early=True),
     "rows-in-place-late-carry": lambda: rows_in_place(early=False),
 }

@@ -346,4 +346,4 @@ def _digest(dense: Tensor) -> bytes:
     if dense.numel() == 0:
         return head
     raw = dense.reshape(-1).view(torch.uint8).numpy()
-    return hashlib.blake2b(memoryview(raw), key=hashlib.sha256(head).digest()).digest()
+    return hashlib.blake2b(raw.data, key=hashlib.sha256(head).digest()).digest()

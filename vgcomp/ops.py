@@ -48,12 +48,12 @@ def group_norm_apply(
 ) -> Tensor:
     """``group_norm`` of (N, C, *) with the statistics given, as y = x * scale + shift per channel."""
     scale, shift = _scale_shift(x, moments, groups, weight, bias, eps)
-    return torch.addcmul(shift, x, scale)
+    return torch.addcmul(shift, x, scale, out=torch.empty_like(x))
 
 
 @group_norm_apply.register_fake
 def _(x: Tensor, moments: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+    return torch.empty_like(x)
 
 
 def _scale_shift(

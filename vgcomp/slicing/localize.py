@@ -190,7 +190,7 @@ def _upsample(body: BodyBuilder, node: fx.Node, axis: Axis, span: Span, local: S
     size = [int(n) for n in ir.val(node).shape[2:]]
     lo, hi = wanted[0].needs(span)
     size[axis.dim - 2] = (hi - lo) * factor
-    out = body.call(node.target, (local[0], size))
+    out = body.call(node.target, (local[0], size, None))
     return body.crop(out, axis, (lo * factor, hi * factor), span)
 
 

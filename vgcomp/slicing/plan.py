@@ -7,21 +7,31 @@ memory against latency comes from the same edges again and again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from torch import fx
 
-from vgcomp.slicing.problem import Problem
-from vgcomp.slicing.regions import CARRY, Limits, Region, grow_regions
+from vgcomp.ir import Axis
+from vgcomp.slicing.emit import BuiltLoop
+from vgcomp.slicing.problem import Floats, Ints, Problem
+from vgcomp.slicing.regions import CARRY, Candidates, Limits, Region, grow_regions, region_at
 from vgcomp.slicing.seeds import seed_axes
+
+
+#: A boundary that at most this share of the budget crosses is a waist.
+_WAIST = 0.1
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A region with its way of slicing chosen."""
+    """An edge taken: ops ``[first, end)`` in ``n_slices`` slices of ``axis``."""
 
-    region: Region
+    edge: int
+    first: int
+    end: int
+    axis: Axis
     n_slices: int
     carry: bool
     peak: int
@@ -37,32 +47,24 @@ class Plan:
     seconds: float
 
 
-@dataclass
 class PlanSpace:
-    """All edges of a problem above a threshold of interest."""
+    """All edges of a problem above a threshold of interest, and the exact peaks of those that were built."""
 
-    problem: Problem
-    regions: list[Region]
-    first: np.ndarray = field(init=False)
-    peak: np.ndarray = field(init=False)
-    seconds: np.ndarray = field(init=False)
-    which: np.ndarray = field(init=False)
-    #: Edges ``span[j]:span[j + 1]`` end at boundary j.
-    span: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        rows = [
-            (r.end, r.first, float(r.peak[m, k]), float(r.seconds[m, k]), index, m, k)
-            for index, r in enumerate(self.regions)
-            for m in (0, 1)
-            for k in range(len(r.options))
-        ]
-        rows.sort(key=lambda row: row[0])
-        table = np.array(rows, dtype=np.float64).reshape(-1, 7)
-        self.first = table[:, 1].astype(np.int64)
-        self.peak, self.seconds = table[:, 2], table[:, 3]
-        self.which = table[:, 4:].astype(np.int64)
-        self.span = np.searchsorted(table[:, 0], np.arange(self.problem.n + 2))
+    def __init__(self, problem: Problem, limits: Limits, candidates: Sequence[Candidates]) -> None:
+        self.problem = problem
+        self.limits = limits
+        self.candidates = sorted(candidates, key=lambda c: c.end)
+        grids = [_grid(c, k) for k, c in enumerate(self.candidates)]
+        table = np.concatenate(grids) if grids else np.zeros((0, 6))
+        self.first = table[:, 0].astype(np.int64)
+        self.peak, self.seconds = table[:, 1].copy(), table[:, 2]
+        #: Loops written so far, by edge and statistics node (None: the results' loop).
+        self.built: dict[tuple[int, fx.Node | None], BuiltLoop] = {}
+        #: (candidates, mode, option) of each edge.
+        self.which = table[:, 3:].astype(np.int64)
+        ends = np.repeat([c.end for c in self.candidates], [len(g) for g in grids]) if grids else np.zeros(0)
+        #: Edges ``span[j]:span[j + 1]`` end at boundary j.
+        self.span = np.searchsorted(ends, np.arange(problem.n + 2))
 
     def best(self, budget: int) -> Plan | None:
         """The least-latency plan whose every edge stays within ``budget`` bytes; None if there is none."""
@@ -70,21 +72,21 @@ class PlanSpace:
         cost = np.full(n + 1, np.inf)
         cost[0] = 0.0
         via = np.full(n + 1, -1, dtype=np.int64)
-        plain, fits = self.problem.seconds, self.peak <= budget
-        fine = self.problem.plain_peak <= budget
+        plain, fine = self.problem.seconds, self.problem.plain_peak <= budget
+        seconds = np.where(self.peak <= budget, self.seconds, np.inf)
         for j in range(1, n + 1):
             if fine[j - 1]:
                 cost[j] = cost[j - 1] + plain[j - 1]
             lo, hi = self.span[j], self.span[j + 1]
             if lo == hi:
                 continue
-            through = np.where(fits[lo:hi], cost[self.first[lo:hi]] + self.seconds[lo:hi], np.inf)
+            through = cost[self.first[lo:hi]] + seconds[lo:hi]
             k = int(through.argmin())
             if through[k] < cost[j]:
                 cost[j], via[j] = through[k], lo + k
         return self._trace(via, float(cost[n])) if np.isfinite(cost[n]) else None
 
-    def _trace(self, via: np.ndarray, seconds: float) -> Plan:
+    def _trace(self, via: Ints, seconds: float) -> Plan:
         choices: list[Choice] = []
         peak, j = 0, self.problem.n
         while j > 0:
@@ -93,48 +95,86 @@ class PlanSpace:
                 peak = max(peak, int(self.problem.plain_peak[j - 1]))
                 j -= 1
                 continue
-            index, mode, k = (int(v) for v in self.which[edge])
-            region = self.regions[index]
-            choices.append(
-                Choice(region, region.options[k], mode == CARRY, int(self.peak[edge]), float(self.seconds[edge]))
-            )
-            peak = max(peak, int(self.peak[edge]))
-            j = region.first
+            choices.append(self._choice(edge))
+            peak = max(peak, choices[-1].peak)
+            j = int(self.first[edge])
         return Plan(tuple(reversed(choices)), peak, seconds)
 
-    def smallest(self, low: int, tolerance: float = 0.002) -> int | None:
-        """The smallest budget for which a plan exists, by bisection between ``low`` and the unsliced peak."""
-        high = int(self.problem.plain_peak.max(initial=0))
-        if self.best(high) is None:
-            return None
-        while high - low > tolerance * high:
-            middle = (low + high) // 2
-            plan = self.best(middle)
-            if plan is None:
-                low = middle
-            else:
-                high = max(plan.peak, low + 1)
-        return high
+    def _choice(self, edge: int) -> Choice:
+        index, mode, k = (int(v) for v in self.which[edge])
+        found = self.candidates[index]
+        first = int(self.first[edge])
+        n_slices, peak = found.options[k], int(self.peak[edge])
+        return Choice(edge, first, found.end, found.axis, n_slices, mode == CARRY, peak, float(self.seconds[edge]))
+
+    def region(self, choice: Choice) -> Region:
+        """The chosen region in full."""
+        return region_at(self.problem, self.limits, choice.end, choice.axis, choice.first)
+
+    def correct(self, choice: Choice, actual: int) -> None:
+        """Replaces an edge's predicted peak by what the built loop takes, and scales its kin alike."""
+        index, mode, _ = self.which[choice.edge]
+        lo, hi = self.span[choice.end], self.span[choice.end + 1]
+        kin = (self.which[lo:hi, 0] == index) & (self.which[lo:hi, 1] == mode) & (self.first[lo:hi] == choice.first)
+        outside = float(self.problem.crossing[choice.first])
+        inside = np.maximum(self.peak[lo:hi] - outside, 0.0)
+        ratio = max(1.0, (actual - outside) / max(1.0, choice.peak - outside))
+        self.peak[lo:hi] = np.where(kin, outside + inside * ratio, self.peak[lo:hi])
+        self.peak[choice.edge] = actual
 
 
-def plan_space(problem: Problem, threshold: int) -> PlanSpace:
-    """All candidate regions that hold an op whose unsliced peak is above ``threshold`` bytes."""
-    hot = problem.plain_peak > threshold
-    limits = Limits(threshold, max(threshold // 400, 1 << 16), [0, *np.cumsum(hot).tolist()])
+def _grid(found: Candidates, index: int) -> Floats:
+    """One row an edge: first, peak, seconds, index, mode, option; dominated ways of slicing left out."""
+    starts, modes, options = found.peak.shape
+    peak, seconds = found.peak.reshape(starts, -1), found.seconds.reshape(starts, -1)
+    order = np.argsort(seconds, axis=1, kind="stable")
+    sorted_peak = np.take_along_axis(peak, order, axis=1)
+    lowest = np.minimum.accumulate(sorted_peak, axis=1)
+    keep = np.ones_like(order, dtype=bool)
+    keep[:, 1:] = sorted_peak[:, 1:] < lowest[:, :-1]
+    row, column = np.nonzero(keep)
+    which = order[row, column]
+    firsts = np.asarray(found.firsts)[row]
+    return np.column_stack(
+        (firsts, peak[row, which], seconds[row, which], np.full(len(row), index), which // options, which % options)
+    )
+
+
+def plan_space(problem: Problem, low: int, high: int) -> PlanSpace:
+    """The edges that plans for budgets from ``low`` to ``high`` bytes may want.
+
+    A region must hold an op whose unsliced peak is above ``low``, and at most ``high`` bytes may cross
+    its ends.
+    """
+    hot = problem.plain_peak > low
+    small = max(low // 400, 1 << 12)
+    cuts = frozenset(_cuts(problem, high))
+    waists = frozenset(j for j in cuts if problem.crossing[j] <= _WAIST * high)
+    limits = Limits(high, small, [0, *np.cumsum(hot).tolist()], waists=waists, cuts=cuts)
     seeds = seed_axes(problem)
-    regions: list[Region] = []
+    found = []
     for end in _ends(problem, limits):
         for axis in seeds[problem.nodes[end - 1]]:
-            regions.extend(grow_regions(problem, limits, end, axis))
-    return PlanSpace(problem, regions)
+            candidates = grow_regions(problem, limits, end, axis)
+            if candidates is not None:
+                found.append(candidates)
+    return PlanSpace(problem, limits, found)
 
 
 def _ends(problem: Problem, limits: Limits) -> Sequence[int]:
-    """Boundaries at which a region may end: little enough crosses, and something hot lies behind."""
-    found = []
-    for j in range(1, problem.n + 1):
-        if problem.is_view[j - 1] or problem.crossing[j] > limits.threshold:
-            continue
-        if limits.hot_before[j] > 0:
-            found.append(j)
-    return found
+    """Boundaries at which a region may end: something hot lies close before."""
+    hot = limits.hot_before
+    return [j for j in sorted(limits.cuts) if j > 0 and hot[j] > hot[max(0, j - limits.reach)]]
+
+
+def _cuts(problem: Problem, threshold: int) -> Iterator[int]:
+    """Boundaries worth cutting at: few enough bytes cross, and not amid a run where as many cross all along.
+
+    Along such a run (an elementwise chain, say) a cut in the middle materialises as much as one at either end.
+    """
+    crossing = problem.crossing
+    solid = [j for j in range(problem.n) if not problem.is_view[j]]
+    for before, j, after in zip([0, *solid], solid, [*solid[1:], problem.n], strict=False):
+        if crossing[j] <= threshold and not crossing[before] == crossing[j] == crossing[after]:
+            yield j
+    yield problem.n

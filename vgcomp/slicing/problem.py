@@ -16,7 +16,7 @@ from vgcomp import ir
 from vgcomp.axes import AxisMap
 from vgcomp.cost_models.base import CostModel, OpWork
 from vgcomp.cost_models.work import work_of
-from vgcomp.memory import Buffer, alias_base, analyse
+from vgcomp.memory import Buffer, Workspace, alias_base, analyse
 from vgcomp.targets import Target
 
 Ints = npt.NDArray[np.int64]
@@ -44,6 +44,8 @@ class Problem:
     crossing: Ints
     #: True where op i makes no storage of its own (a view).
     is_view: list[bool]
+    #: Dense bytes of every value, weights and inputs included.
+    size: dict[fx.Node, int]
 
     @property
     def n(self) -> int:
@@ -57,27 +59,28 @@ class Problem:
         return self.last[id(self.buffer[node])]
 
 
-def make_problem(graph: fx.Graph, target: Target, cost_model: CostModel) -> Problem:
+def make_problem(
+    graph: fx.Graph, target: Target, cost_model: CostModel, workspace: Workspace = "none"
+) -> Problem:
     """The problem of a prepared graph (norms split, reuse assigned)."""
     every = list(graph.nodes)
     nodes = [n for n in every if n.op == "call_function"]
     index = {node: i for i, node in enumerate(nodes)}
-    liveness = analyse(graph)
+    liveness = analyse(graph, workspace=workspace)
     position = _op_positions(every)
     first = {id(b): position[b.first] if b.kind not in ("input", "weight") else -1 for b in liveness.buffers}
     last = {id(b): position[b.last] for b in liveness.buffers}
     works = [_work(node) for node in nodes]
     seconds = np.array([cost_model.op_seconds(w, target).seconds if w is not None else 0.0 for w in works])
     crossing = np.zeros(len(nodes) + 1, dtype=np.int64)
-    plain = np.zeros(len(nodes), dtype=np.int64)
     for b in liveness.buffers:
-        lo, hi = max(first[id(b)], 0), min(last[id(b)], len(nodes) - 1)
-        plain[lo : hi + 1] += b.size
         crossing[first[id(b)] + 1 : last[id(b)] + 1] += b.size
+    at = dict(zip(every, liveness.at, strict=True))
+    plain = np.array([at[n] for n in nodes], dtype=np.int64)
     views = [alias_base(n) is not None and "reuse" not in n.meta for n in nodes]
     return Problem(
         graph, nodes, index, AxisMap(), target, cost_model, liveness.buffer_of, first, last, works, seconds,
-        plain, crossing, views,
+        plain, crossing, views, {n: ir.nbytes(ir.val(n)) for n in every if n.op != "output"},
     )  # fmt: skip
 
 

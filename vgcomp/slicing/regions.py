@@ -13,7 +13,6 @@ Anything else ends the region.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,21 +40,34 @@ class Into:
 class Region:
     """Ops ``[first, end)`` run by slices of ``axis`` of the last one.
 
-    ``options[m]``: slice counts; ``peak[mode, m]``: predicted bytes live inside, all else included;
-    ``seconds[mode, m]``: predicted time. ``into[mode]``: results written over dying operands.
+    ``axis_of``: the sliced ops and where each carries the axis. ``barriers``: statistics, last one first, with the
+    axis of what they sum over. ``into[mode]``: results written over dying operands.
     """
 
     first: int
     end: int
     axis: Axis
-    options: tuple[int, ...]
-    peak: Floats
-    seconds: Floats
     into: tuple[tuple[Into, ...], tuple[Into, ...]]
     axis_of: dict[fx.Node, Axis]
     barriers: tuple[tuple[fx.Node, Axis], ...]
     prologue: tuple[fx.Node, ...]
     foreign: tuple[fx.Node, ...]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Every region with one end and one axis, by where it starts.
+
+    ``peak[s, mode, k]``: predicted bytes live while the region that starts at ``firsts[s]`` runs in
+    ``options[k]`` slices, all else included; ``seconds`` alike.
+    """
+
+    end: int
+    axis: Axis
+    options: tuple[int, ...]
+    firsts: tuple[int, ...]
+    peak: Floats
+    seconds: Floats
 
 
 @dataclass
@@ -78,7 +90,34 @@ class Limits:
     threshold: int
     small: int
     hot_before: list[int]
-    max_length: int = 4000
+    #: Ops that a region may hold after its last hot one.
+    reach: int = 60
+    #: Ops that a region may hold unless it ends at a waist.
+    longest: int = 256
+    #: Boundaries that little crosses.
+    waists: frozenset[int] = frozenset()
+    #: Boundaries at which a region may start or end.
+    cuts: frozenset[int] = frozenset()
+    _places: dict[tuple[fx.Node, Axis], tuple[object, ...] | None] = field(default_factory=dict)
+    _seconds: dict[tuple[int, bytes], Floats] = field(default_factory=dict)
+
+    def placement(self, node: fx.Node, axis: Axis) -> tuple[object, ...] | None:
+        """:func:`_placement` of a node's value, remembered."""
+        key = (node, axis)
+        if key not in self._places:
+            self._places[key] = _placement(ir.val(node), axis)
+        return self._places[key]
+
+    def seconds_at(self, problem: Problem, i: int, fractions: Floats) -> Floats:
+        """Seconds of op i on each of ``fractions`` of its elements, remembered."""
+        key = (i, fractions.tobytes())
+        found = self._seconds.get(key)
+        if found is None:
+            work, model = problem.works[i], problem.cost_model
+            assert work is not None
+            found = np.array([model.seconds_at(work, float(f)) for f in fractions])
+            self._seconds[key] = found
+        return found
 
 
 def slice_counts(extent: int, most: int = 14) -> tuple[int, ...]:
@@ -201,7 +240,7 @@ class _Growth:
         problem, axis = self.problem, wanted.axis
         buffer = problem.buffer[node]
         fraction = self._lengths(axis, wanted) / axis.extent
-        size = fraction * ir.nbytes(ir.val(node))
+        size = fraction * self.problem.size[node]
         last = self._last_use(i, node)
         if not problem.is_view[i]:
             start = self.covered.get(id(buffer))
@@ -210,10 +249,16 @@ class _Growth:
         if problem.last[id(buffer)] >= self.end and id(buffer) not in self.outputs:
             self.outputs[id(buffer)] = node
         if wanted.tail:
-            tail = np.minimum(size[CARRY], wanted.tail / axis.extent * ir.nbytes(ir.val(node)))
-            self.base[CARRY] += tail
-            self._add_live(i, last, np.stack((np.zeros_like(tail), size[CARRY] * 0.5)))
+            self._add_line_buffer(i, last, wanted, size[CARRY])
         self._add_seconds(i, wanted, fraction)
+
+    def _add_line_buffer(self, i: int, last: int, wanted: _Pending, fresh: Floats) -> None:
+        """The tail kept between steps, and the fresh part joined to it: both exist while the join runs."""
+        whole = float(self.problem.size[self.problem.nodes[i]])
+        tail = np.minimum(fresh, wanted.tail / wanted.axis.extent * whole)
+        self.base[CARRY] += tail
+        self._add_live(i, last, np.stack((np.zeros_like(tail), tail)))
+        self._add_live(i, i, np.stack((np.zeros_like(tail), fresh + tail)))
 
     def _last_use(self, i: int, node: fx.Node) -> int:
         """Index of the last op in the region that uses the node's buffer."""
@@ -233,17 +278,15 @@ class _Growth:
         work = self.problem.works[i]
         if work is None or work.is_free:
             return
-        model = self.problem.cost_model
-        runs = bin(wanted.phases).count("1")
+        runs = self.counts * wanted.phases.bit_count()
         even = 1.0 / self.counts
-        for k, n in enumerate(self.options):
-            once = model.seconds_at(work, float(fraction[RECOMPUTE, k]))
-            self.seconds[RECOMPUTE, k] += runs * n * once
-            steady = once if not wanted.halo else model.seconds_at(work, float(even[k]))
-            self.seconds[CARRY, k] += runs * n * steady
+        steady = self.limits.seconds_at(self.problem, i, even)
+        repeated = steady if not wanted.halo else self.limits.seconds_at(self.problem, i, fraction[RECOMPUTE])
+        self.seconds[RECOMPUTE] += runs * repeated
+        self.seconds[CARRY] += runs * steady
         if wanted.tail:
-            out = ir.nbytes(ir.val(self.problem.nodes[i]))
-            self.seconds[CARRY] += runs * self._copy_seconds(out)
+            out = self.problem.size[self.problem.nodes[i]]
+            self.seconds[CARRY] += wanted.phases.bit_count() * self._copy_seconds(out)
 
     def _copy_seconds(self, size: float) -> Floats:
         target = self.problem.target
@@ -262,15 +305,13 @@ class _Growth:
             return False
         wanted.phases |= 1 << (len(self.barriers) + 1)
         self.barriers.append((node, wanted.axis))
-        self.base += ir.nbytes(ir.val(node)) * 2
-        work = self.problem.works[i]
-        if work is not None:
-            for k, n in enumerate(self.options):
-                self.seconds[:, k] += n * self.problem.cost_model.seconds_at(work, 1.0 / n)
+        self.base += self.problem.size[node] * 2
+        if self.problem.works[i] is not None:
+            self.seconds += self.counts * self.limits.seconds_at(self.problem, i, 1.0 / self.counts)
         return True
 
     def _add_prologue(self, i: int, node: fx.Node) -> bool:
-        size = ir.nbytes(ir.val(node))
+        size = self.problem.size[node]
         if size > self.limits.small or any(x in self.pending for x in self.problem.amap.operands(node)):
             return False
         for x in self.problem.amap.operands(node):
@@ -285,7 +326,7 @@ class _Growth:
         operands = self.problem.amap.operands(node)
         if any(x in self.axis_of for x in operands):
             return False
-        if not self.problem.is_view[i] and ir.nbytes(ir.val(node)) > self.limits.small:
+        if not self.problem.is_view[i] and self.problem.size[node] > self.limits.small:
             return False
         if self.problem.is_view[i]:
             return False
@@ -297,32 +338,38 @@ class _Growth:
 
     # -- candidates
 
-    def candidate(self, first: int) -> Region | None:
-        """The region that starts here, if it may."""
-        problem = self.problem
+    def figures(self, first: int) -> tuple[Floats, Floats] | None:
+        """(peak bytes, seconds) by mode and option of the region that starts here, if one may."""
         if any(node not in self.axis_of for node in self.outputs.values()):
             return None
-        into = tuple(self._placed(first, mode) for mode in (RECOMPUTE, CARRY))
         outside = np.zeros((2, 1))
+        seconds = self.seconds
         for mode in (RECOMPUTE, CARRY):
-            placed = {pair.result for pair in into[mode]}
-            grown = sum(ir.nbytes(ir.val(node)) for node in self.outputs.values() if node not in placed)
-            outside[mode] = problem.crossing[first] + grown
-        seconds = self.seconds + sum(
-            (self._copy_seconds(ir.nbytes(ir.val(node))) for node in self.outputs.values()), np.zeros(len(self.options))
-        )
+            placed = {pair.result for pair in self._placed(first, mode)}
+            grown = sum(self.problem.size[node] for node in self.outputs.values() if node not in placed)
+            outside[mode] = self.problem.crossing[first] + grown
+        for node in self.outputs.values():
+            seconds = seconds + self._copy_seconds(self.problem.size[node])
+        return self.inner_peak(first) + outside, seconds
+
+    def region(self, first: int) -> Region:
+        """The region as grown so far."""
+        into = (self._placed(first, RECOMPUTE), self._placed(first, CARRY))
         return Region(
-            first, self.end, self.axis, self.options, self.inner_peak(first) + outside, seconds,
-            into, dict(self.axis_of), tuple(self.barriers), tuple(self.prologue), tuple(self.foreign),
-        )  # type: ignore[arg-type]  # fmt: skip
+            first, self.end, self.axis, into, dict(self.axis_of), tuple(self.barriers), tuple(self.prologue),
+            tuple(self.foreign),
+        )  # fmt: skip
 
     def _placed(self, first: int, mode: int) -> tuple[Into, ...]:
         """Results that may take a dying operand's buffer, greedily."""
         found: list[Into] = []
         free = dict(self.pending)
         for result in self.outputs.values():
+            size = self.problem.size[result]
             for x, wanted in free.items():
-                if wanted.clash or (mode == RECOMPUTE and wanted.halo) or self._read_whole(x):
+                if self.problem.size[x] != size or wanted.clash:
+                    continue
+                if (mode == RECOMPUTE and wanted.halo) or self._read_whole(x):
                     continue
                 if self._dies_inside(x, first) and self._same_place(x, wanted.axis, result):
                     found.append(Into(result, x))
@@ -345,15 +392,15 @@ class _Growth:
     def _same_place(self, x: fx.Node, axis: Axis, result: fx.Node) -> bool:
         """True when each slice of the result lies in memory just where the same slice of ``x`` did."""
         buffer = self.problem.buffer[x]
-        source, value = ir.val(x), ir.val(result)
-        if sum(y in self.pending for y in buffer.nodes) > 1 or buffer.size != ir.nbytes(source):
+        if buffer.size != self.problem.size[x]:
             return False
-        if source.dtype != value.dtype or source.numel() != value.numel():
+        if sum(y in self.pending for y in buffer.nodes) > 1:
             return False
-        return placement(source, axis) == placement(value, self.axis_of[result])
+        place = self.limits.placement
+        return place(x, axis) == place(result, self.axis_of[result])
 
 
-def placement(value: torch.Tensor, axis: Axis) -> tuple[object, ...] | None:
+def _placement(value: torch.Tensor, axis: Axis) -> tuple[object, ...] | None:
     """Where the slices of an axis lie in a dense value's storage; None if that cannot be said in one stride.
 
     Equal placements may share a buffer slice by slice: an element range of the axis is the same set
@@ -362,21 +409,49 @@ def placement(value: torch.Tensor, axis: Axis) -> tuple[object, ...] | None:
     order = sorted(range(value.dim()), key=value.stride, reverse=True)
     if value.storage_offset() or not value.permute(order).is_contiguous():
         return None
-    return (axis.extent, value.stride(axis.dim) * axis.inner)
+    return (value.dtype, axis.extent, value.stride(axis.dim) * axis.inner)
 
 
-def grow_regions(problem: Problem, limits: Limits, end: int, axis: Axis) -> Iterator[Region]:
-    """Every candidate that ends before op ``end`` and slices its last op's result along ``axis``."""
+def grow_regions(problem: Problem, limits: Limits, end: int, axis: Axis) -> Candidates | None:
+    """All candidates that end before op ``end`` and slice its last op's result along ``axis``."""
+    growth = _begin(problem, limits, end, axis)
+    if growth is None:
+        return None
+    firsts: list[int] = []
+    figures: list[tuple[Floats, Floats]] = []
+    for i in range(end - 1, -1, -1):
+        if not growth.add(i):
+            break
+        hot = limits.hot_before[end] > limits.hot_before[i]
+        if (not hot and end - i > limits.reach) or (end - i > limits.longest and end not in limits.waists):
+            break
+        if i % 16 == 0 and growth.inner_peak(i).min() > limits.threshold:
+            break  # it only grows from here
+        if not hot or i not in limits.cuts:
+            continue
+        found = growth.figures(i)
+        if found is not None:
+            firsts.append(i)
+            figures.append(found)
+    if not firsts:
+        return None
+    peak, seconds = np.stack([f[0] for f in figures]), np.stack([f[1] for f in figures])
+    return Candidates(end, axis, growth.options, tuple(firsts), peak, seconds)
+
+
+def region_at(problem: Problem, limits: Limits, end: int, axis: Axis, first: int) -> Region:
+    """One candidate in full, grown again."""
+    growth = _begin(problem, limits, end, axis)
+    assert growth is not None
+    for i in range(end - 1, first - 1, -1):
+        assert growth.add(i)
+    return growth.region(first)
+
+
+def _begin(problem: Problem, limits: Limits, end: int, axis: Axis) -> _Growth | None:
     options = slice_counts(axis.extent)
     if not options:
-        return
+        return None
     growth = _Growth(problem, limits, end, axis, options)
     growth.pending[problem.nodes[end - 1]] = _Pending(axis, phases=_FINAL)
-    for i in range(end - 1, max(-1, end - 1 - limits.max_length), -1):
-        if not growth.add(i):
-            return
-        worth = limits.hot_before[end] > limits.hot_before[i] and problem.crossing[i] <= limits.threshold
-        if worth and not problem.is_view[i]:
-            region = growth.candidate(i)
-            if region is not None:
-                yield region
+    return growth

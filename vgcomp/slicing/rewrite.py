@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
@@ -14,19 +14,30 @@ from vgcomp.axes import AxisMap
 from vgcomp.infer import evaluate_fake
 from vgcomp.ir import Loop
 from vgcomp.slicing.emit import BuiltLoop, build_loop
-from vgcomp.slicing.plan import Choice, Plan
+from vgcomp.slicing.plan import Choice, Plan, PlanSpace
 from vgcomp.slicing.prepare import assign_reuse, fuse_group_norms
 from vgcomp.slicing.problem import Problem
+from vgcomp.slicing.regions import Region
 from vgcomp.slicing.spans import LoopSpec, reads_of
 
 
-def rewrite(problem: Problem, plan: Plan) -> fx.Graph:
+@dataclass(frozen=True)
+class Written:
+    """A plan as a graph, and the nodes that each of its choices became."""
+
+    graph: fx.Graph
+    nodes_of: tuple[tuple[Choice, tuple[fx.Node, ...]], ...]
+
+
+def rewrite(space: PlanSpace, plan: Plan) -> Written:
     """The problem's graph with the plan's regions as loops; a new graph."""
-    writer = _Writer(problem)
-    by_first = {choice.region.first: choice for choice in plan.choices}
+    problem = space.problem
+    writer = _Writer(space)
+    by_first = {choice.first: choice for choice in plan.choices}
     for node in problem.graph.nodes:
         if node.op in ("placeholder", "get_attr"):
             writer.copy(node)
+    made: list[tuple[Choice, tuple[fx.Node, ...]]] = []
     i = 0
     while i < problem.n:
         choice = by_first.get(i)
@@ -34,13 +45,18 @@ def rewrite(problem: Problem, plan: Plan) -> fx.Graph:
             writer.copy(problem.nodes[i])
             i += 1
             continue
-        writer.region(choice)
-        i = choice.region.end
+        made.append((choice, writer.region(choice, space.region(choice))))
+        i = choice.end
     writer.copy(problem.graph.output_node())
-    fuse_group_norms(writer.graph)
-    drop_dead(writer.graph)
-    assign_reuse(writer.graph)
-    return writer.graph
+    tidy(writer.graph)
+    return Written(writer.graph, tuple(made))
+
+
+def tidy(graph: fx.Graph) -> None:
+    """Buffers reused, norms that no slice parts and that overwrite nothing whole again, dead code gone."""
+    drop_dead(graph)
+    assign_reuse(graph)
+    fuse_group_norms(graph)
 
 
 def drop_dead(graph: fx.Graph) -> None:
@@ -53,8 +69,9 @@ def drop_dead(graph: fx.Graph) -> None:
 class _Writer:
     """The new graph under construction, and where each old value is found in it."""
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
+    def __init__(self, space: PlanSpace) -> None:
+        self.problem = space.problem
+        self.built = space.built
         self.graph = fx.Graph()
         self.env: dict[fx.Node, fx.Node] = {}
         self.loops = 0
@@ -65,34 +82,38 @@ class _Writer:
         new.meta = {k: v for k, v in node.meta.items() if k != "reuse"}
         self.env[node] = new
 
-    def region(self, choice: Choice) -> None:
-        region, problem = choice.region, self.problem
+    def region(self, choice: Choice, region: Region) -> tuple[fx.Node, ...]:
+        """Writes the region's loops; returns their nodes."""
+        problem = self.problem
+        made: list[fx.Node] = []
         for node in sorted((*region.prologue, *region.foreign), key=problem.index.__getitem__):
             self.copy(node)
         for barrier, axis in reversed(region.barriers):
             axis_of = {**region.axis_of, barrier: axis}
             spec = _spec(choice, axis_of, (barrier,), frozenset((barrier,)), problem.amap, problem.index)
-            self._loop(spec, {}, f"statistics of {barrier.name}")
+            made.append(self._loop((choice.edge, barrier), spec, {}, f"statistics of {barrier.name}"))
         results = exposed(region.axis_of, problem, region.end)
         spec = _spec(choice, region.axis_of, results, frozenset(), problem.amap, problem.index)
         pairs = {p.result: p.source for p in region.into[int(choice.carry)]}
         overwritten = frozenset(pairs.values()) if choice.carry else frozenset()
-        self._loop(replace(spec, overwritten=overwritten), pairs, "")
+        spec = replace(spec, overwritten=overwritten)
+        made.append(self._loop((choice.edge, None), spec, pairs, ""))
+        return tuple(made)
 
-    def _loop(self, spec: LoopSpec, into: Mapping[fx.Node, fx.Node], note: str) -> None:
+    def _loop(
+        self, key: tuple[int, fx.Node | None], spec: LoopSpec, into: Mapping[fx.Node, fx.Node], note: str
+    ) -> fx.Node:
         name = f"loop_{self.loops}"
         self.loops += 1
-        into = {r: s for r, s in into.items() if r in spec.targets}
-        built = build_loop(name, spec, self.problem.amap, into, note)
-        loop = without_hazards(built, self.problem)
-        for body in loop.bodies:
-            fuse_group_norms(body.graph)
-            drop_dead(body.graph)
-            assign_reuse(body.graph)
+        if key not in self.built:
+            self.built[key] = _finished(build_loop(name, spec, self.problem.amap, into, note), self.problem)
+        built = self.built[key]
+        loop = replace(built.loop, name=name)
         operands = tuple(self.env[x] for x in built.operands)
         node = self._call(ir.sliced, (loop, operands), name)
         for k, target in enumerate(built.targets):
             self.env[target] = self._call(operator.getitem, (node, k), target.name)
+        return node
 
     def _call(self, target: Any, args: tuple[Any, ...], name: str) -> fx.Node:
         node = self.graph.create_node("call_function", target, args, {}, name)
@@ -129,6 +150,13 @@ def exposed(axis_of: Mapping[fx.Node, ir.Axis], problem: Problem, end: int) -> t
     """Sliced ops whose values are used after the region, in order."""
     found = [n for n in axis_of if any(problem.index.get(user, end) >= end for user in n.users)]
     return tuple(sorted(found, key=problem.index.__getitem__))
+
+
+def _finished(built: BuiltLoop, problem: Problem) -> BuiltLoop:
+    """Bodies tidied as the outer graph is, and unsafe in-place results taken back."""
+    for body in built.loop.bodies:
+        tidy(body.graph)
+    return replace(built, loop=without_hazards(built, problem))
 
 
 def without_hazards(built: BuiltLoop, problem: Problem) -> Loop:

@@ -1,0 +1,151 @@
+"""The slicer: for one program and one device, the best plan at any budget, exact to the byte.
+
+Plans are found on predicted figures and then built. A built loop's memory is known exactly; where it is above
+the budget the edge is corrected and the path searched again, so what is returned holds the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vgcomp.cost_models.base import CostModel
+from vgcomp.memory import Workspace, analyse
+from vgcomp.program import Program
+from vgcomp.simulate import simulate, workspace_of
+from vgcomp.slicing.plan import Plan, PlanSpace, plan_space
+from vgcomp.slicing.prepare import assign_reuse, split_group_norms
+from vgcomp.slicing.problem import make_problem
+from vgcomp.slicing.rewrite import rewrite
+from vgcomp.targets import Target
+
+#: Budgets that one plan space serves: from this fraction of the largest up to it.
+BAND = 0.75
+#: Corrections of one plan before its budget counts as not reachable.
+MOST_CORRECTIONS = 40
+#: Relative width at which the search for the smallest budget stops.
+TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A sliced program with its exact peak of activation bytes and its simulated seconds."""
+
+    program: Program
+    peak: int
+    seconds: float
+    plan: Plan
+
+
+class Slicer:
+    """Plans for one program; what is computed for one budget serves the next."""
+
+    def __init__(
+        self,
+        program: Program,
+        target: Target,
+        cost_model: CostModel,
+        progress: Callable[[str, float], None] | None = None,
+    ) -> None:
+        self.program = program
+        self.target = target
+        self.cost_model = cost_model
+        self.workspace: Workspace = workspace_of(target)
+        self.progress = progress or (lambda stage, fraction: None)
+        self.unsliced = analyse(program.graph, workspace=self.workspace).peak
+        graph = program.copy().graph
+        split_group_norms(graph)
+        assign_reuse(graph)
+        self.problem = make_problem(graph, target, cost_model, self.workspace)
+        self._spaces: dict[tuple[int, int], PlanSpace] = {}
+
+    @property
+    def floor(self) -> int:
+        """Activation bytes that are live whatever the plan: inputs, and outputs at the end."""
+        return int(max(self.problem.crossing[0], self.problem.crossing[-1]))
+
+    def solve(self, budget: int, band: tuple[int, int] | None = None) -> Solution | None:
+        """The least-latency plan within ``budget`` activation bytes; None if none was found."""
+        space = self._space(*(band or (budget, budget)))
+        allowed = budget
+        for _ in range(MOST_CORRECTIONS):
+            plan = space.best(allowed)
+            if plan is None:
+                return None
+            written = rewrite(space, plan)
+            liveness = analyse(written.graph, workspace=self.workspace)
+            if liveness.peak <= budget:
+                program = self.program.with_graph(written.graph)
+                seconds = simulate(program, self.target, self.cost_model).latency_s
+                return Solution(program, liveness.peak, seconds, plan)
+            at = dict(zip(written.graph.nodes, liveness.at, strict=True))
+            over = [(c, max(at[n] for n in nodes)) for c, nodes in written.nodes_of]
+            over = [(c, peak) for c, peak in over if peak > budget and peak > c.peak]
+            for choice, peak in over:
+                space.correct(choice, peak)
+            if not over:
+                allowed -= liveness.peak - budget
+        return None
+
+    def smallest(self) -> Solution:
+        """The plan of least memory: bands downwards until none fits, then bisection."""
+        best = self._unsliced_solution()
+        high = best.peak
+        while True:
+            low = max(int(high * BAND), self.floor)
+            self.progress(f"smallest budget, below {high >> 20} MiB", 0.5)
+            found = self.solve(low, (low, high))
+            if found is None:
+                return self._bisect(best, low, high)
+            best, high = found, found.peak
+            if low <= self.floor:
+                return best
+
+    def _bisect(self, best: Solution, low: int, high: int) -> Solution:
+        band = (low, high)
+        while high - low > TOLERANCE * high:
+            middle = (low + high) // 2
+            found = self.solve(middle, band)
+            if found is None:
+                low = middle
+            else:
+                best, high = found, found.peak
+        return best
+
+    def front(self, points_a_band: int = 3) -> list[Solution]:
+        """The Pareto front of peak against latency, fastest first and smallest last."""
+        found = [self._unsliced_solution()]
+        high = found[0].peak
+        while True:
+            low = max(int(high * BAND), self.floor)
+            budgets = [int(high * (low / high) ** (k / points_a_band)) for k in range(1, points_a_band + 1)]
+            self.progress(f"plans below {high >> 20} MiB", self.floor / high)
+            solved = [self.solve(b, (low, high)) for b in budgets]
+            found.extend(s for s in solved if s is not None)
+            if solved[-1] is None:
+                found.append(self._bisect(found[-1], low, min(found[-1].peak, high)))
+                return pareto(found)
+            high = low
+            if low <= self.floor:
+                return pareto(found)
+
+    def _unsliced_solution(self) -> Solution:
+        timeline = simulate(self.program, self.target, self.cost_model)
+        return Solution(self.program, self.unsliced, timeline.latency_s, Plan((), self.unsliced, timeline.latency_s))
+
+    def _space(self, low: int, high: int) -> PlanSpace:
+        key = (low, high)
+        if key not in self._spaces:
+            self._spaces.clear()  # one band at a time: a space holds a million edges
+            self._spaces[key] = plan_space(self.problem, low, high)
+        return self._spaces[key]
+
+
+def pareto(found: list[Solution]) -> list[Solution]:
+    """Those that no other beats in both peak and latency, fastest first."""
+    kept: list[Solution] = []
+    for solution in sorted(found, key=lambda s: (s.seconds, s.peak)):
+        if not kept or solution.peak < kept[-1].peak:
+            kept.append(solution)
+    return kept
+

@@ -386,3 +386,18 @@ def test_onnx_runtime_holds_a_leading_result_once(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     size = 4 * 64 * 512 * 512
     assert size <= int(done.stdout) < 1.4 * size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["svd-unet-small", "svd-vae-decoder-small"])
+def test_networks_of_the_zoo(name: str, tmp_path: Path) -> None:
+    from vgcomp.models import build, build_module
+
+    program = build(name, weights="random")
+    module, inputs = build_module(name)
+    with torch.no_grad():
+        want = module(*inputs)
+    export_onnx(program, tmp_path / "model.onnx")
+    (got,) = run_onnx(tmp_path / "model.onnx", list(inputs))
+    scale = float(want.abs().max())
+    assert float((got - want).abs().max()) < 1e-5 * scale

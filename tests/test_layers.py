@@ -10,16 +10,17 @@ FOLDERS = {name: ROOT / name for name in ("passes", "cost_models", "targets", "m
 
 #: Lower layers first. A name is a module of vgcomp or a folder, which counts as one.
 LAYERS = (
-    ("errors", "files", "max_flow", "ops", "units"),
+    ("errors", "files", "max_flow", "ops", "result", "units"),
     ("ir",),
     ("infer", "inplace", "loops", "slices", "track", "weights", "workspace"),
     ("program", "serialize", "text", "verify", "verify_loops"),
     ("axes", "capture", "lower_bound", "memory", "normalize", "onnx_import"),
     ("cost_models", "models", "targets"),
     ("load", "simulate", "slicing"),
-    ("passes", "result"),
-    ("optimize",),
+    ("passes",),
     ("backends", "check"),
+    ("crosscheck",),
+    ("optimize",),
     ("report",),
     ("cli", "__main__"),
 )

@@ -16,10 +16,12 @@ _NS = "vgcomp"
 @torch.library.custom_op(f"{_NS}::group_moments", mutates_args=())
 def group_moments(x: Tensor, groups: int) -> Tensor:
     """(N, C, *) -> fp32 (3, N, groups): count, mean and sum of squared deviations of each group."""
-    flat = x.reshape(x.shape[0], groups, -1)
-    var, mean = torch.var_mean(flat.float() if flat.dtype != torch.float32 else flat, dim=-1, correction=0)
-    count = torch.full_like(mean, float(flat.shape[-1]))
-    return torch.stack((count, mean, var * float(flat.shape[-1])))
+    parts = x.unflatten(1, (groups, -1))
+    parts = parts.float() if parts.dtype in (torch.float16, torch.bfloat16) else parts
+    # Over the dimensions as they lie: merging them first would copy a tensor that is not contiguous.
+    var, mean = torch.var_mean(parts, dim=list(range(2, parts.dim())), correction=0)
+    size = float(parts[0, 0].numel())
+    return torch.stack((torch.full_like(mean, size), mean, var * size)).float()
 
 
 @group_moments.register_fake
@@ -48,12 +50,19 @@ def group_norm_apply(
 ) -> Tensor:
     """``group_norm`` of (N, C, *) with the statistics given, as y = x * scale + shift per channel."""
     scale, shift = _scale_shift(x, moments, groups, weight, bias, eps)
-    return torch.addcmul(shift, x, scale, out=torch.empty_like(x))
+    return torch.addcmul(shift, x, scale, out=_like_group_norm(x))
 
 
 @group_norm_apply.register_fake
 def _(x: Tensor, moments: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    return torch.empty_like(x)
+    return _like_group_norm(x)
+
+
+def _like_group_norm(x: Tensor) -> Tensor:
+    """An empty result laid out as ``group_norm`` lays its own out: channels last if ``x`` is, else row-major."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    last = x.dim() in formats and not x.is_contiguous() and x.is_contiguous(memory_format=formats[x.dim()])
+    return torch.empty_like(x, memory_format=formats[x.dim()] if last else torch.contiguous_format)
 
 
 def _scale_shift(

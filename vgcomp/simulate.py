@@ -97,6 +97,22 @@ def simulate(program: Program, target: Target, cost_model: CostModel) -> Timelin
     )
 
 
+def operation_flops(program: Program) -> float:
+    """Floating-point operations of one run; a loop counts what it recomputes."""
+    return sum(_graph_flops(node) for node in program.graph.nodes)
+
+
+def _graph_flops(node: fx.Node) -> float:
+    if node.op != "call_function" or ir.is_getitem(node):
+        return 0.0
+    if ir.is_loop(node):
+        loop = ir.loop_of(node)
+        each = [sum(_graph_flops(inner) for inner in body.graph.nodes) for body in loop.bodies]
+        return sum(each[step.body] for step in loop.steps)
+    args, kwargs = fx.map_arg((node.args, node.kwargs), ir.val)  # type: ignore[misc]
+    return work_of(node.target, args, kwargs, ir.val(node)).flops  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, slots=True)
 class _Op:
     """An op with its time for all slices; ``below``: bytes less than at its top-level node's peak."""

@@ -149,6 +149,7 @@ class _BodyState:
     spans: dict[Item, Span] = field(default_factory=dict)
     whole: dict[fx.Node, fx.Node] = field(default_factory=dict)
     held: dict[Item, fx.Node] = field(default_factory=dict)
+    tails: dict[Item, fx.Node] = field(default_factory=dict)
 
 
 def _build_body(emitter: _Emitter, k: int) -> Body:
@@ -161,6 +162,7 @@ def _build_body(emitter: _Emitter, k: int) -> Body:
         if item in step.new:
             state.values[item] = _compute(emitter, k, state, node)
             _absorb(emitter, k, state, item)
+            _keep_tail(emitter, k, state, item)
     results, outputs = [], []
     for index, target in enumerate(spec.targets):
         if target in step.delivered:
@@ -267,16 +269,23 @@ def _absorb(emitter: _Emitter, k: int, state: _BodyState, item: Item) -> None:
     state.spans[item] = (state.spans[item][0], span[1])
 
 
+def _keep_tail(emitter: _Emitter, k: int, state: _BodyState, item: Item) -> None:
+    """Copies out what the next step needs again, at once, so that the rest of the slice can be freed."""
+    span = _carry_out(emitter, k, item)
+    if span is None or item in state.tails:
+        return
+    tail = state.body.crop(state.values[item], item[1], state.spans[item], span)
+    state.tails[item] = state.body.call(aten.clone.default, (tail,), {"memory_format": _CONTIGUOUS})
+
+
 def _emit_carries(emitter: _Emitter, k: int, state: _BodyState, outputs: list[fx.Node]) -> list[int]:
-    """Tails for the next step, copied out so that the rest of the slice can be freed."""
+    """Adds the tails to the body's outputs; returns their carries."""
     found = []
     for item in emitter.carried:
-        span = _carry_out(emitter, k, item)
-        if span is None:
-            continue
-        tail = state.body.crop(state.values[item], item[1], state.spans[item], span)
-        outputs.append(state.body.call(aten.clone.default, (tail,), {"memory_format": _CONTIGUOUS}))
-        found.append(_carry_index(emitter, item))
+        _keep_tail(emitter, k, state, item)
+        if item in state.tails:
+            outputs.append(state.tails[item])
+            found.append(_carry_index(emitter, item))
     return found
 
 

@@ -1,0 +1,169 @@
+"""``optimize``: a program, a device and a budget in; the program rewritten, with the figures, out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vgcomp.cost_models.analytic import AnalyticModel
+from vgcomp.cost_models.base import CostModel
+from vgcomp.crosscheck import Checked, crosscheck
+from vgcomp.errors import Infeasible
+from vgcomp.lower_bound import lower_bound_bytes
+from vgcomp.memory import peak_activation_bytes
+from vgcomp.passes.base import Pass, PassContext, no_progress
+from vgcomp.passes.pipeline import PipelineResult, run_pipeline
+from vgcomp.passes.registry import build_pipeline
+from vgcomp.passes.slice_and_group import SliceAndGroup
+from vgcomp.program import Program
+from vgcomp.result import CheckReport, Explanation, FrontPoint, LowerBound, Measures, PassReport, Report
+from vgcomp.simulate import Timeline, simulate
+from vgcomp.slicing.engine import Slicer, Solution
+from vgcomp.targets import Target, load_target
+from vgcomp.units import format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from vgcomp.backends.torch_module import TorchModule
+
+#: The default pipeline, in order.
+DEFAULT_PIPELINE: tuple[str, ...] = (
+    "canonicalize",  # fewer and plainer ops first: everything after it looks at each of them
+    "schedule",  # before slicing, which cuts the order into intervals and cannot change it
+    "slice-and-group",  # decides the plan; knows that what follows will reuse buffers
+    "assign-buffers",  # last, since every rewrite may shorten or lengthen a life
+)
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class OptimizeResult:
+    """The optimized program and all that is known of it. ``timelines``: before and after."""
+
+    program: Program
+    report: Report
+    timelines: tuple[Timeline, Timeline]
+    explanations: tuple[Explanation, ...] = ()
+    #: The programs of the report's front, in its order; empty where a budget was given.
+    front: tuple[Program, ...] = ()
+
+    def module(self) -> TorchModule:
+        """The program as a torch module. Raises ModelError where weights are absent."""
+        from vgcomp.backends.torch_module import TorchModule
+
+        return TorchModule(self.program)
+
+    def save(self, directory: str | Path) -> None:
+        """Writes the program (see ``Program.save``) and ``report.json`` into a folder."""
+        folder = Path(directory)
+        self.program.save(folder)
+        (folder / "report.json").write_text(self.report.to_json(), encoding="utf-8")
+
+
+def optimize(
+    program: Program,
+    *,
+    target: str | Target,
+    memory: str | int | None = None,
+    passes: str | Sequence[str | Pass] | None = None,
+    check: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+    cost_model: CostModel | None = None,
+) -> OptimizeResult:
+    """Rewrites ``program`` to run on ``target`` within ``memory`` bytes at the least simulated latency.
+
+    ``memory``: bytes for weights and activations together, as a number or as text (``"6GB"``). None
+    asks for the Pareto front of peak against latency; the program then returned is the fastest of it.
+    ``check`` runs both programs on the same random inputs and compares.
+
+    Raises UsageError, ModelError, Infeasible (with the smallest budget that can be met) and CheckFailed.
+    """
+    begin = time.perf_counter()
+    device = load_target(target)
+    budget = None if memory is None else parse_bytes(memory)
+    model = cost_model or AnalyticModel(device)
+    context = PassContext(device, model, budget, progress or no_progress)
+    pipeline = build_pipeline(passes if passes is not None else DEFAULT_PIPELINE)
+    before = simulate(program, device, model)
+    done = run_pipeline(program, pipeline, context)
+    slices = any(isinstance(item, SliceAndGroup) for item in pipeline)
+    front = _front(done, context) if budget is None and slices else []
+    after = simulate(done.program, device, model)
+    _hold_budget(program, after, budget)
+    checked = _checked(program, done, pipeline, context, seed) if check else CheckReport()
+    report = Report(
+        model=program.name,
+        target=device.name,
+        budget_bytes=budget,
+        before=_measures(program, before),
+        after=_measures(done.program, after),
+        lower_bound_bytes=LowerBound(
+            unsliced=lower_bound_bytes(program).bytes, result=lower_bound_bytes(done.program, inplace=True).bytes
+        ),
+        passes=tuple(PassReport(name=r.name, equivalence=r.equivalence, changed=r.changed, seconds=r.seconds) for r in done.records),  # type: ignore[arg-type]
+        front=tuple(_point(solution) for solution in front),
+        check=checked,
+        seconds=time.perf_counter() - begin,
+    )
+    programs = tuple(solution.program for solution in front)
+    return OptimizeResult(done.program, report, (before, after), done.explanations, programs)
+
+
+def _front(done: PipelineResult, context: PassContext) -> list[Solution]:
+    """The front of what the pipeline made of the program."""
+    slicer = Slicer(done.program, context.target, context.cost_model, context.progress)
+    return slicer.front()
+
+
+def _checked(
+    program: Program, done: PipelineResult, pipeline: Sequence[Pass], context: PassContext, seed: int
+) -> CheckReport:
+    """The optimized program's outputs against the unmodified one's."""
+
+    def repeat(other: Program, activation_bytes: int) -> Program:
+        budget = other.weight_bytes() + activation_bytes
+        try:
+            return run_pipeline(other, pipeline, replace(context, memory=budget, progress=no_progress)).program
+        except Infeasible as error:
+            smallest = replace(context, memory=error.smallest_bytes, progress=no_progress)
+            return run_pipeline(other, pipeline, smallest).program
+
+    rank = {"exact": 0, "reassociated": 1, "approximate": 2}
+    worst = max((r.equivalence for r in done.records if r.changed), key=rank.__getitem__, default="exact")
+    return crosscheck(Checked(program, done.program, worst, repeat), seed=seed)  # type: ignore[arg-type]
+
+
+def _point(solution: Solution) -> FrontPoint:
+    return FrontPoint(
+        peak_bytes=solution.peak + solution.program.weight_bytes(),
+        peak_activation_bytes=solution.peak,
+        latency_s=solution.seconds,
+    )
+
+
+def _measures(program: Program, timeline: Timeline) -> Measures:
+    return Measures(
+        peak_bytes=timeline.peak_bytes,
+        peak_activation_bytes=timeline.peak_activation_bytes,
+        weight_bytes=timeline.weight_bytes,
+        latency_s=timeline.latency_s,
+        flops=timeline.flops,
+        nodes=program.n_nodes,
+    )
+
+
+def _hold_budget(program: Program, after: Timeline, budget: int | None) -> None:
+    """A pipeline without slicing may well miss the budget: that is an answer, not a success."""
+    if budget is None or after.peak_bytes <= budget:
+        return
+    culprit = str(after.peak_node)
+    raise Infeasible(
+        f"these passes bring {program.name} to {format_bytes(after.peak_bytes)}, over the budget of "
+        f"{format_bytes(budget)}, with {culprit} at the peak: add slice-and-group",
+        smallest_bytes=after.peak_bytes,
+        culprit=culprit,
+    )

@@ -148,12 +148,15 @@ def plan_space(problem: Problem, low: int, high: int) -> PlanSpace:
     """
     hot = problem.plain_peak > low
     small = max(low // 400, 1 << 12)
-    cuts = frozenset(_cuts(problem, high))
-    waists = frozenset(j for j in cuts if problem.crossing[j] <= _WAIST * high)
-    limits = Limits(high, small, [0, *np.cumsum(hot).tolist()], waists=waists, cuts=cuts)
+    starts = frozenset(_cuts(problem, high))
+    ends = frozenset(_end_before(problem, j) for j in starts if j > 0)
+    waists = frozenset(j for j in ends if problem.crossing[j] <= _WAIST * high)
+    limits = Limits(high, small, [0, *np.cumsum(hot).tolist()], waists=waists, starts=starts)
     seeds = seed_axes(problem)
     found = []
-    for end in _ends(problem, limits):
+    for end in sorted(ends):
+        if limits.hot_before[end] == limits.hot_before[max(0, end - limits.reach)]:
+            continue  # nothing hot lies close before
         for axis in seeds[problem.nodes[end - 1]]:
             candidates = grow_regions(problem, limits, end, axis)
             if candidates is not None:
@@ -161,10 +164,11 @@ def plan_space(problem: Problem, low: int, high: int) -> PlanSpace:
     return PlanSpace(problem, limits, found)
 
 
-def _ends(problem: Problem, limits: Limits) -> Sequence[int]:
-    """Boundaries at which a region may end: something hot lies close before."""
-    hot = limits.hot_before
-    return [j for j in sorted(limits.cuts) if j > 0 and hot[j] > hot[max(0, j - limits.reach)]]
+def _end_before(problem: Problem, start: int) -> int:
+    """The same cut as an end: right after the last op with a storage of its own, before any views."""
+    while start > 1 and problem.is_view[start - 1]:
+        start -= 1
+    return start
 
 
 def _cuts(problem: Problem, threshold: int) -> Iterator[int]:

@@ -21,6 +21,7 @@ from torch import fx
 
 from vgcomp import ir
 from vgcomp.axes import Window, Whole
+from vgcomp.inplace import can_write
 from vgcomp.ir import Axis, own
 from vgcomp.slicing.problem import Floats, Problem
 
@@ -96,8 +97,8 @@ class Limits:
     longest: int = 256
     #: Boundaries that little crosses.
     waists: frozenset[int] = frozenset()
-    #: Boundaries at which a region may start or end.
-    cuts: frozenset[int] = frozenset()
+    #: Boundaries at which a region may start.
+    starts: frozenset[int] = frozenset()
     _places: dict[tuple[fx.Node, Axis], tuple[object, ...] | None] = field(default_factory=dict)
     _seconds: dict[tuple[int, bytes], Floats] = field(default_factory=dict)
 
@@ -343,13 +344,14 @@ class _Growth:
         if any(node not in self.axis_of for node in self.outputs.values()):
             return None
         outside = np.zeros((2, 1))
-        seconds = self.seconds
+        seconds = self.seconds.copy()  # it goes on growing
         for mode in (RECOMPUTE, CARRY):
             placed = {pair.result for pair in self._placed(first, mode)}
             grown = sum(self.problem.size[node] for node in self.outputs.values() if node not in placed)
             outside[mode] = self.problem.crossing[first] + grown
         for node in self.outputs.values():
-            seconds = seconds + self._copy_seconds(self.problem.size[node])
+            if not can_write(node) or self.axis_of[node].outer > 1:
+                seconds = seconds + self._copy_seconds(self.problem.size[node])
         return self.inner_peak(first) + outside, seconds
 
     def region(self, first: int) -> Region:
@@ -427,7 +429,7 @@ def grow_regions(problem: Problem, limits: Limits, end: int, axis: Axis) -> Cand
             break
         if i % 16 == 0 and growth.inner_peak(i).min() > limits.threshold:
             break  # it only grows from here
-        if not hot or i not in limits.cuts:
+        if not hot or i not in limits.starts:
             continue
         found = growth.figures(i)
         if found is not None:

@@ -151,8 +151,26 @@ def _broadcast(shape: tuple[int, ...], rank: int, axis: Axis) -> Demand:
 
 
 def _reshape(node: fx.Node, axis: Axis) -> Sequence[Demand] | None:
-    moved = moved_by_reshape(_shape(node), _shape(operands(node)[0]), axis)
-    return None if moved is None else [Window(moved)]
+    src, dst = _shape(node), _shape(operands(node)[0])
+    moved = moved_by_reshape(src, dst, axis)
+    if moved is not None:
+        return [Window(moved)]
+    return _merged(src, dst, axis)
+
+
+def _merged(src: tuple[int, ...], dst: tuple[int, ...], axis: Axis) -> Sequence[Demand] | None:
+    """An axis that the reshape merged from several, as in a pixel shuffle: its span by the outermost of them."""
+    stride = axis.inner * math.prod(src[axis.dim + 1 :])
+    boundaries = sorted({math.prod(dst[dim:]) for dim in range(len(dst))})
+    for boundary in boundaries:
+        factor, rest = divmod(boundary, stride)
+        if rest or not 1 < factor < axis.extent or axis.extent % factor:
+            continue
+        outer = Axis(axis.dim, axis.extent // factor, axis.outer, axis.inner * factor)
+        moved = moved_by_reshape(src, dst, outer)
+        if moved is not None:
+            return [Window(moved, div=factor)]
+    return None
 
 
 @functools.lru_cache(maxsize=65536)

@@ -109,9 +109,18 @@ def _length_in(node: fx.Node, axis: Axis, span: Span) -> list[int]:
     return list(axis.narrowed_shape(shape, span[1] - span[0]))
 
 
-def _shaped(body: BodyBuilder, node: fx.Node, axis: Axis, span: Span, local: Sequence[Local]) -> fx.Node:
-    """reshape, expand: the shape argument is the slice's."""
+def _expand(body: BodyBuilder, node: fx.Node, axis: Axis, span: Span, local: Sequence[Local]) -> fx.Node:
     return body.call(node.target, (local[0], _length_in(node, axis, span), *node.args[2:]), dict(node.kwargs))
+
+
+def _reshape(body: BodyBuilder, node: fx.Node, axis: Axis, span: Span, local: Sequence[Local]) -> fx.Node:
+    """The shape is the slice's; a merged axis comes in whole multiples of its inner part, cropped to the span."""
+    wanted = axes.demands(node, axis)
+    assert wanted is not None and isinstance(wanted[0], Window)
+    lo, hi = wanted[0].needs(span)
+    have = (lo * wanted[0].div, hi * wanted[0].div)
+    out = body.call(node.target, (local[0], _length_in(node, axis, have)))
+    return body.crop(out, axis, have, span)
 
 
 def _full(body: BodyBuilder, node: fx.Node, axis: Axis, span: Span, local: Sequence[Local]) -> fx.Node:
@@ -220,8 +229,8 @@ def _cat(body: BodyBuilder, node: fx.Node, axis: Axis, span: Span, local: Sequen
 
 
 _SPECIAL: dict[Any, Callable[[BodyBuilder, fx.Node, Axis, Span, Sequence[Local]], fx.Node]] = {
-    aten.reshape.default: _shaped,
-    aten.expand.default: _shaped,
+    aten.reshape.default: _reshape,
+    aten.expand.default: _expand,
     aten.full.default: _full,
     aten.slice.Tensor: _slice,
     aten.convolution.default: _convolution,

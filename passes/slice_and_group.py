@@ -85,4 +85,3 @@ def infeasible(program: Program, smallest: Solution, memory: int) -> Infeasible:
         smallest_bytes=total,
         culprit=culprit,
     )
-

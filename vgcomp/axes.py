@@ -336,7 +336,7 @@ def _softmax_free_last(node: fx.Node, axis: Axis) -> Sequence[Demand] | None:
 
 
 def _softmax(node: fx.Node, axis: Axis) -> Sequence[Demand] | None:
-    return None if axis.dim == int(node.args[1]) % len(_shape(node)) else [Window(axis)]  # type: ignore[call-overload]
+    return None if axis.dim == int(node.args[1]) % len(_shape(node)) else [Window(axis)]  # type: ignore[call-overload,arg-type]
 
 
 def _trailing_norm(node: fx.Node, axis: Axis) -> Sequence[Demand] | None:

@@ -92,9 +92,7 @@ REDUCE_OPS = frozenset(
     }
 )
 
-NORM_OPS = frozenset(
-    {aten.group_norm.default, aten.layer_norm.default, aten.rms_norm.default}
-)
+NORM_OPS = frozenset({aten.group_norm.default, aten.layer_norm.default, aten.rms_norm.default})
 
 UPSAMPLE_OPS = frozenset(
     {
@@ -262,7 +260,7 @@ def is_loop(node: fx.Node) -> bool:
 
 def loop_of(node: fx.Node) -> Loop:
     """The Loop of a loop node."""
-    loop = node.args[0]
+    loop: Any = node.args[0]
     assert isinstance(loop, Loop)
     return loop
 
@@ -274,8 +272,8 @@ def is_getitem(node: fx.Node) -> bool:
 
 def val(node: fx.Node) -> torch.Tensor:
     """The fake tensor a node evaluates to."""
-    value: Any = node.meta["val"]
-    return value  # type: ignore[no-any-return]
+    value: torch.Tensor = node.meta["val"]
+    return value
 
 
 def nbytes(tensor: torch.Tensor) -> int:

@@ -13,12 +13,11 @@ from vgcomp.cost_models.base import CostModel
 from vgcomp.crosscheck import Checked, crosscheck
 from vgcomp.errors import Infeasible
 from vgcomp.lower_bound import lower_bound_bytes
-from vgcomp.memory import peak_activation_bytes
 from vgcomp.passes.base import Pass, PassContext, no_progress
 from vgcomp.passes.pipeline import PipelineResult, run_pipeline
 from vgcomp.passes.registry import build_pipeline
 from vgcomp.passes.slice_and_group import SliceAndGroup
-from vgcomp.program import Program
+from vgcomp.program import PassRecord, Program
 from vgcomp.result import CheckReport, Explanation, FrontPoint, LowerBound, Measures, PassReport, Report
 from vgcomp.simulate import Timeline, simulate
 from vgcomp.slicing.engine import Slicer, Solution
@@ -104,7 +103,7 @@ def optimize(
         lower_bound_bytes=LowerBound(
             unsliced=lower_bound_bytes(program).bytes, result=lower_bound_bytes(done.program, inplace=True).bytes
         ),
-        passes=tuple(PassReport(name=r.name, equivalence=r.equivalence, changed=r.changed, seconds=r.seconds) for r in done.records),  # type: ignore[arg-type]
+        passes=tuple(_pass_report(record) for record in done.records),
         front=tuple(_point(solution) for solution in front),
         check=checked,
         seconds=time.perf_counter() - begin,
@@ -135,6 +134,13 @@ def _checked(
     rank = {"exact": 0, "reassociated": 1, "approximate": 2}
     worst = max((r.equivalence for r in done.records if r.changed), key=rank.__getitem__, default="exact")
     return crosscheck(Checked(program, done.program, worst, repeat), seed=seed)  # type: ignore[arg-type]
+
+
+def _pass_report(record: PassRecord) -> PassReport:
+    """The record's line of the report; pydantic checks that its equivalence is one of the three."""
+    return PassReport.model_validate(
+        {"name": record.name, "equivalence": record.equivalence, "changed": record.changed, "seconds": record.seconds}
+    )
 
 
 def _point(solution: Solution) -> FrontPoint:

@@ -192,9 +192,7 @@ def _declare_operands(emitter: _Emitter, k: int, state: _BodyState) -> list[int]
     return used
 
 
-def _declare_one(
-    emitter: _Emitter, k: int, state: _BodyState, used: list[int], x: fx.Node, axis: Axis | None
-) -> None:
+def _declare_one(emitter: _Emitter, k: int, state: _BodyState, used: list[int], x: fx.Node, axis: Axis | None) -> None:
     if axis is None:
         if x not in state.whole:
             used.append(emitter.operand(x, None))
@@ -307,8 +305,8 @@ def _result(emitter: _Emitter, target: fx.Node, into: Mapping[fx.Node, fx.Node],
     axis = emitter.spec.axis_of[target]
     source = into.get(target)
     keys = [key for key in emitter.operands if key[0] is source and key[1] is not None]
-    into = emitter.operand_index[keys[0]] if keys else None
-    return Result(shape, value.dtype, axis=axis, into=into, stride=dense_stride(value))
+    operand = emitter.operand_index[keys[0]] if keys else None
+    return Result(shape, value.dtype, axis=axis, into=operand, stride=dense_stride(value))
 
 
 def dense_stride(value: torch.Tensor) -> tuple[int, ...] | None:
@@ -317,7 +315,6 @@ def dense_stride(value: torch.Tensor) -> tuple[int, ...] | None:
         return None
     order = sorted(range(value.dim()), key=value.stride, reverse=True)
     return tuple(value.stride()) if value.permute(order).is_contiguous() else None
-
 
 
 _CONTIGUOUS = torch.contiguous_format

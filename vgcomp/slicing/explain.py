@@ -57,4 +57,5 @@ def _unsliced(problem: Problem, i: int, amap: AxisMap) -> str:
         open_axes.append(f"{dim}{' (an operand is needed whole)' if shared else ''}")
     if not open_axes:
         return f"runs whole, {live} live: no axis can be followed through {node.target}"
-    return f"runs whole, {live} live, within the budget: slicing it (dimension {', '.join(open_axes)}) would cost latency"
+    dims = ", ".join(open_axes)
+    return f"runs whole, {live} live, within the budget: slicing it (dimension {dims}) would cost latency"

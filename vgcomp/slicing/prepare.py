@@ -12,6 +12,7 @@ from vgcomp.inplace import can_reuse
 from vgcomp.ir import aten, own
 from vgcomp.memory import analyse
 
+
 def call(graph: fx.Graph, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> fx.Node:
     """A new call at the graph's insertion point, with its fake value."""
     node = graph.call_function(target, args, kwargs or {})
@@ -35,7 +36,7 @@ def split_group_norms(graph: fx.Graph) -> int:
 
 def group_norm_args(node: fx.Node) -> tuple[Any, Any, Any, Any, float]:
     """(x, groups, weight, bias, eps) of a group_norm node, defaults filled in."""
-    args = list(node.args) + [None] * (5 - len(node.args))
+    args: list[Any] = [*node.args, *[None] * (5 - len(node.args))]
     return args[0], args[1], args[2], args[3], 1e-5 if args[4] is None else float(args[4])
 
 

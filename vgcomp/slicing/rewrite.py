@@ -122,8 +122,6 @@ class _Writer:
         return node
 
 
-
-
 def _spec(
     choice: Choice,
     axis_of: Mapping[fx.Node, ir.Axis],

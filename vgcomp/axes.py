@@ -267,11 +267,20 @@ def _pool(node: fx.Node, axis: Axis) -> Sequence[Demand] | None:
     d = axis.dim - (len(src) - spatial)
     if d < 0:
         return [Window(axis)]
-    if not axis.whole_dim or _pool_option(node, 4, False):
+    pad = pool_arg(node, 3, spatial)[d]
+    if not axis.whole_dim or not _plain_pool(node, pad):
         return None
     kernel, stride = pool_arg(node, 1, spatial)[d], pool_arg(node, 2, spatial)[d]
-    pad = pool_arg(node, 3, spatial)[d]
     return [Window(Axis(axis.dim, src[axis.dim]), mul=stride, first=-pad, last=kernel - 1 - pad)]
+
+
+def _plain_pool(node: fx.Node, pad: int) -> bool:
+    """True for windows of neighbours that all lie in the padded operand and, in a mean, all count."""
+    if node.target is aten.max_pool2d.default:
+        dilation: Any = _pool_option(node, 4, 1)
+        dense = all(n == 1 for n in dilation) if isinstance(dilation, (list, tuple)) else dilation == 1
+        return dense and not _pool_option(node, 5, False)
+    return not _pool_option(node, 4, False) and (pad == 0 or _pool_option(node, 5, True))
 
 
 def _pool_option(node: fx.Node, index: int, default: Any) -> Any:
@@ -428,6 +437,12 @@ def _embedding(node: fx.Node, axis: Axis) -> Sequence[Demand] | None:
     return None if axis.dim == len(_shape(node)) - 1 else [WHOLE, Window(axis)]
 
 
+def _index_select(node: fx.Node, axis: Axis) -> Sequence[Demand]:
+    if axis.dim == int(node.args[1]) % len(_shape(node)):  # type: ignore[call-overload]
+        return [WHOLE, Window(Axis(0, axis.extent, axis.outer, axis.inner))]
+    return [Window(axis), WHOLE]
+
+
 def _full(node: fx.Node, axis: Axis) -> Sequence[Demand]:
     return []
 
@@ -447,6 +462,7 @@ _RULES: dict[Any, Rule] = {
     own.attention_partial.default: _attention_partial,
     own.attention_finish.default: _softmax_free_last,
     aten.softmax.int: _softmax,
+    aten.index_select.default: _index_select,
     aten.layer_norm.default: _trailing_norm,
     aten.rms_norm.default: _trailing_norm,
     aten.group_norm.default: _group_norm,

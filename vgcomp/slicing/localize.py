@@ -2,7 +2,8 @@
 
 :func:`localize` adds to a body graph the node that computes an output span from the operands'
 clipped spans. Most ops need nothing but the narrower operands; the ones below carry shapes in their
-arguments or see the border: padding is applied at the true border only.
+arguments or see the border: padding is applied at the true border only. Callers hold to
+``axes.demands``: an axis without a rule cannot be localized.
 """
 
 from __future__ import annotations
@@ -159,6 +160,8 @@ def _convolution(body: BodyBuilder, node: fx.Node, axis: Axis, span: Span, local
     The convolution pads both ends alike. Asked for p before and none after, it computes a few
     outputs too many, which are dropped as a view: cheaper than a padded copy of the operand.
     """
+    if local[0] is None:
+        return _convolved_padding(body, node, axis, span, local)
     args, kwargs = substitute(node, local)
     if axis.dim < 2:
         return body.call(node.target, args, kwargs)
@@ -178,14 +181,30 @@ def _convolution(body: BodyBuilder, node: fx.Node, axis: Axis, span: Span, local
     return out if have == length else body.call(aten.slice.Tensor, (out, axis.dim, first, first + length))
 
 
+def _convolved_padding(body: BodyBuilder, node: fx.Node, axis: Axis, span: Span, local: Sequence[Local]) -> fx.Node:
+    """A span whose windows all lie in the padding: the convolution of zeros."""
+    x = axes.operands(node)[0]
+    wanted = axes.demands(node, axis)
+    assert wanted is not None and isinstance(wanted[0], Window)
+    shape = _length_in(x, axis, wanted[0].unclipped(span))
+    zeros = body.call(aten.full.default, (shape, 0.0), {"dtype": ir.val(x).dtype})
+    args, kwargs = substitute(node, (zeros, *local[1:]))
+    padding = list(axes.conv_args(node).padding)
+    padding[axis.dim - 2] = 0
+    return body.call(node.target, (*args[:4], padding, *args[5:]), kwargs)
+
+
 def _pad(body: BodyBuilder, node: fx.Node, axis: Axis, span: Span, local: Sequence[Local]) -> fx.Node:
     before, after = axes.pad_of(node, axis.dim)
     if not before and not after:
         return body.call(node.target, *substitute(node, local))
+    if local[0] is None:  # nothing but padding
+        value = node.args[2] if len(node.args) > 2 else 0.0
+        return body.call(aten.full.default, (_length_in(node, axis, span), value), {"dtype": ir.val(node).dtype})
     pads = list(node.args[1])  # type: ignore[arg-type]
     at = 2 * (len(ir.val(node).shape) - 1 - axis.dim)
     pads[at], pads[at + 1] = _border(node, axis, span)
-    if not any(pads) and local[0] is not None:
+    if not any(pads):
         return local[0]
     return body.call(node.target, (local[0], pads, *node.args[2:]), dict(node.kwargs))
 

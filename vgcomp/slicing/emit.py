@@ -18,7 +18,7 @@ from vgcomp.axes import AxisMap
 from vgcomp.ir import Axis, Body, Loop, Result, Span, Step, aten
 from vgcomp.slices import read_slice
 from vgcomp.slicing.localize import BodyBuilder, localize, signature, substitute
-from vgcomp.slicing.spans import Item, LoopSpec, StepSpans, kept_tails, reads_of, schedule_spans
+from vgcomp.slicing.spans import Item, LoopSpec, Schedule, StepSpans, kept_tails, reads_of, schedule_spans
 
 
 @dataclass
@@ -36,7 +36,7 @@ class _Emitter:
 
     spec: LoopSpec
     amap: AxisMap
-    steps: list[StepSpans]
+    steps: tuple[StepSpans, ...]
     tails: list[dict[Item, int]]
     carried: list[Item]
     ends: list[dict[Item, int]]
@@ -54,10 +54,10 @@ class _Emitter:
 
 def build_loop(name: str, spec: LoopSpec, amap: AxisMap, into: Mapping[fx.Node, fx.Node], note: str) -> BuiltLoop:
     """The loop that delivers ``spec.targets``; ``into`` maps a target to the operand it overwrites."""
-    steps = schedule_spans(spec, amap)
-    tails = kept_tails(steps) if spec.carry else [{} for _ in steps]
-    carried = _carried_items(spec, steps)
-    emitter = _Emitter(spec, amap, steps, tails, carried, _ends(carried, steps))
+    schedule = schedule_spans(spec, amap)
+    steps = schedule.steps
+    carried = _in_order(spec, schedule)
+    emitter = _Emitter(spec, amap, steps, kept_tails(schedule), carried, _ends(carried, steps))
     bodies: list[Body] = []
     known: dict[Any, int] = {}
     made: list[Step] = []
@@ -83,13 +83,11 @@ def _carry_in(emitter: _Emitter, k: int, item: Item) -> Span | None:
     return (start, end) if start < end else None
 
 
-def _carried_items(spec: LoopSpec, steps: Sequence[StepSpans]) -> list[Item]:
-    """Items that may have a line buffer, in a stable order: overwritten operands, then nodes."""
-    if not spec.carry:
-        return []
-    inside = [(n, spec.axis_of[n]) for n in spec.nodes if n not in spec.merged]
-    outside = dict.fromkeys(i for s in steps for i in s.new if i[0] in spec.overwritten)
-    return [*(i for i in outside if i[0] not in spec.axis_of), *inside]
+def _in_order(spec: LoopSpec, schedule: Schedule) -> list[Item]:
+    """The items that may have a line buffer, in a stable order: overwritten operands, then nodes."""
+    inside = [(node, spec.axis_of[node]) for node in spec.nodes]
+    outside = dict.fromkeys(item for step in schedule.steps for item in step.new if item[0] not in spec.axis_of)
+    return [item for item in (*outside, *inside) if item in schedule.carried]
 
 
 def _ends(carried: Sequence[Item], steps: Sequence[StepSpans]) -> list[dict[Item, int]]:

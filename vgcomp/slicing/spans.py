@@ -6,7 +6,8 @@ met in one of two ways:
 
 - *recompute*: a step computes all that it needs; neighbouring steps repeat the halo.
 - *carry*: a step computes only what no earlier step did; the overlap comes from a line buffer
-  (:class:`~vgcomp.ir.Body` carries). Every element is computed once. A causal window streams.
+  (:class:`~vgcomp.ir.Body` carries). Every element is computed once. A causal window streams. A value whose
+  end is wanted before its beginning (as where the halves of a tensor change places) is recomputed all the same.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ class LoopSpec:
     reverse: bool = False
 
 
+#: (position, operand, window) of each sliced operand of each node.
+Reads = Mapping[fx.Node, Sequence[tuple[int, fx.Node, Window]]]
+
+
 @dataclass
 class StepSpans:
     """Spans of one step: what is computed (``new``), what is wanted, what is delivered."""
@@ -48,6 +53,14 @@ class StepSpans:
     new: dict[Item, Span] = field(default_factory=dict)
     wanted: dict[Item, Span] = field(default_factory=dict)
     delivered: dict[fx.Node, Span] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps in the order that they run, and the items that each of them computes only the rest of."""
+
+    steps: tuple[StepSpans, ...]
+    carried: frozenset[Item]
 
 
 def partition(extent: int, n: int, of: int | None = None) -> list[Span]:
@@ -69,20 +82,25 @@ def reads_of(spec: LoopSpec, amap: AxisMap, node: fx.Node) -> list[tuple[int, fx
     return [(k, x, d) for k, (x, d) in pairs if isinstance(d, Window)]
 
 
-def schedule_spans(spec: LoopSpec, amap: AxisMap) -> list[StepSpans]:
+def schedule_spans(spec: LoopSpec, amap: AxisMap) -> Schedule:
     """The spans of every step, in the order that steps run."""
     reads = {node: reads_of(spec, amap, node) for node in spec.nodes}
-    carried = _carried(spec, reads) if spec.carry else frozenset()
+    carried = _may_be_carried(spec, reads) if spec.carry else frozenset()
     base = spec.axis_of[spec.targets[-1]].extent
     parts = {t: partition(spec.axis_of[t].extent, spec.n_slices, base) for t in spec.targets}
     order: Iterable[int] = range(len(parts[spec.targets[-1]]))
     if spec.reverse:
         order = reversed(list(order))
-    done: dict[Item, int] = {}
-    return [_one_step(spec, reads, carried, {t: parts[t][k] for t in spec.targets}, done) for k in order]
+    wanted = [{t: parts[t][k] for t in spec.targets} for k in order]
+    while True:
+        progress = _Progress(carried)
+        steps = [_one_step(spec, reads, part, progress) for part in wanted]
+        if not progress.backward:
+            return Schedule(tuple(steps), carried)
+        carried -= progress.backward
 
 
-def _carried(spec: LoopSpec, reads: Mapping[fx.Node, Sequence[tuple[int, fx.Node, Window]]]) -> frozenset[Item]:
+def _may_be_carried(spec: LoopSpec, reads: Reads) -> frozenset[Item]:
     """Every node of the loop, and the operands that results overwrite."""
     inside = {(node, spec.axis_of[node]) for node in spec.nodes if node not in spec.merged}
     outside = {
@@ -91,46 +109,50 @@ def _carried(spec: LoopSpec, reads: Mapping[fx.Node, Sequence[tuple[int, fx.Node
     return frozenset(inside | outside)
 
 
-def _one_step(
-    spec: LoopSpec,
-    reads: Mapping[fx.Node, Sequence[tuple[int, fx.Node, Window]]],
-    carried: frozenset[Item],
-    parts: Mapping[fx.Node, Span],
-    done: dict[Item, int],
-) -> StepSpans:
+@dataclass
+class _Progress:
+    """How far each carried item has come, and those that a step wanted from before where they began."""
+
+    carried: frozenset[Item]
+    done: dict[Item, Span] = field(default_factory=dict)
+    backward: set[Item] = field(default_factory=set)
+
+    def fresh(self, item: Item, wanted: Span) -> Span:
+        """The part of ``wanted`` to compute now."""
+        if item not in self.carried:
+            return wanted
+        start, end = self.done.get(item, (wanted[0], wanted[0]))
+        if wanted[0] < start:
+            self.backward.add(item)
+        self.done[item] = start, max(end, wanted[1])
+        return end, self.done[item][1]
+
+
+def _one_step(spec: LoopSpec, reads: Reads, parts: Mapping[fx.Node, Span], progress: _Progress) -> StepSpans:
     step = StepSpans()
     for node in reversed(spec.nodes):
         item = (node, spec.axis_of[node])
-        if node in parts:
+        if node in parts and parts[node][0] < parts[node][1]:
             _widen(step.wanted, item, parts[node])
         if item not in step.wanted:
             continue
-        span = _fresh(step.wanted[item], item, carried, done)
+        span = progress.fresh(item, step.wanted[item])
         if span[0] >= span[1]:
             continue
         step.new[item] = span
-        if node in parts:
-            step.delivered[node] = span if item in carried else parts[node]
+        delivered = span if item in progress.carried else parts.get(node, span)
+        if node in parts and delivered[0] < delivered[1]:
+            step.delivered[node] = delivered
         for _, x, window in reads[node]:
             needed = window.needs(span)
             if needed[0] < needed[1]:
                 _widen(step.wanted, (x, window.axis), needed)
     for item, wanted in step.wanted.items():
         if item[0] not in spec.axis_of:
-            span = _fresh(wanted, item, carried, done)
+            span = progress.fresh(item, wanted)
             if span[0] < span[1]:
                 step.new[item] = span
     return step
-
-
-def _fresh(wanted: Span, item: Item, carried: frozenset[Item], done: dict[Item, int]) -> Span:
-    """The part of ``wanted`` to compute now; advances ``done`` for carried items."""
-    if item not in carried:
-        return wanted
-    lo = done.get(item, wanted[0])
-    hi = max(lo, wanted[1])
-    done[item] = hi
-    return lo, hi
 
 
 def _widen(spans: dict[Item, Span], item: Item, span: Span) -> None:
@@ -138,12 +160,13 @@ def _widen(spans: dict[Item, Span], item: Item, span: Span) -> None:
     spans[item] = span if old is None else (min(old[0], span[0]), max(old[1], span[1]))
 
 
-def kept_tails(steps: Sequence[StepSpans]) -> list[dict[Item, int]]:
+def kept_tails(schedule: Schedule) -> list[dict[Item, int]]:
     """For each step, from where each carried item must be kept for the steps after it."""
-    tails: list[dict[Item, int]] = [{} for _ in steps]
+    tails: list[dict[Item, int]] = [{} for _ in schedule.steps]
     lowest: dict[Item, int] = {}
-    for k in range(len(steps) - 1, -1, -1):
+    for k in range(len(schedule.steps) - 1, -1, -1):
         tails[k] = dict(lowest)
-        for item, span in steps[k].wanted.items():
-            lowest[item] = min(lowest.get(item, span[0]), span[0])
+        for item, span in schedule.steps[k].wanted.items():
+            if item in schedule.carried:
+                lowest[item] = min(lowest.get(item, span[0]), span[0])
     return tails

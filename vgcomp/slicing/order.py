@@ -6,19 +6,21 @@ from torch import fx
 
 from vgcomp import ir
 from vgcomp.ir import aten
+from vgcomp.loops import alias_base
 
 
 def reorder(graph: fx.Graph) -> tuple[fx.Graph, int]:
     """A copy of ``graph`` in the new order, and how many ops changed their place.
 
-    An op is placed when something placed needs it, depth first from the outputs, unless moving it down would keep
-    larger operands alive in its stead. Attention's keys and values come before its queries.
+    Views of weights come first. Any other op is placed when something placed needs it, depth first from the
+    outputs, unless moving it down would keep larger operands alive in its stead. Attention's keys and values come
+    before its queries.
     """
     nodes = [n for n in graph.nodes if n.op == "call_function"]
     position = {node: i for i, node in enumerate(nodes)}
     anchored = {node for node in nodes if not _sinks(node)}
-    order: list[fx.Node] = []
-    placed: set[fx.Node] = set()
+    order = _weight_views(nodes)
+    placed = set(order)
     for node in nodes:
         if node in anchored:
             _place(node, placed, order, position)
@@ -31,6 +33,15 @@ def reorder(graph: fx.Graph) -> tuple[fx.Graph, int]:
         env[node] = copied
     moved = sum(a is not b for a, b in zip(nodes, order, strict=False)) + len(nodes) - len(order)
     return new, moved
+
+
+def _weight_views(nodes: list[fx.Node]) -> list[fx.Node]:
+    """The views of weights, transposes above all: first, where they hold nothing and cut no region in two."""
+    found: dict[fx.Node, None] = {}
+    for node in nodes:
+        if alias_base(node) is not None and all(x.op == "get_attr" or x in found for x in node.all_input_nodes):
+            found[node] = None
+    return list(found)
 
 
 def _sinks(node: fx.Node) -> bool:

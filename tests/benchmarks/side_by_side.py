@@ -288,9 +288,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (options.only and network not in options.only) or (options.frames and frames != options.frames):
             continue
         rows += rows_of(network, frames, target, ours=not options.without_vgcomp)
+        if not options.no_write:  # after each network: a run that is stopped leaves what it has
+            write(rows, target.name, time.perf_counter() - begin, options.out)
     print(markdown(rows, target.name))
-    if not options.no_write:
-        write(rows, target.name, time.perf_counter() - begin, options.out)
     return 0
 
 

@@ -13,7 +13,8 @@ from vgcomp.cost_models.base import CostModel
 from vgcomp.memory import Workspace, analyse
 from vgcomp.program import Program
 from vgcomp.simulate import simulate, workspace_of
-from vgcomp.slicing.plan import Plan, PlanSpace, plan_space
+from vgcomp.slicing.choices import Plan
+from vgcomp.slicing.plan import PlanSpace, plan_space
 from vgcomp.slicing.prepare import assign_reuse, split_group_norms
 from vgcomp.slicing.problem import make_problem
 from vgcomp.slicing.rewrite import rewrite

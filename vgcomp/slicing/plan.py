@@ -7,44 +7,24 @@ memory against latency comes from the same edges again and again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import fx
 
 from vgcomp.ir import Axis
+from vgcomp.slicing.choices import Choice, Plan
 from vgcomp.slicing.emit import BuiltLoop
-from vgcomp.slicing.problem import Floats, Ints, Problem
-from vgcomp.slicing.regions import CARRY, Candidates, Limits, Region, grow_regions, region_at
+from vgcomp.slicing.problem import Bools, Floats, Problem
+from vgcomp.slicing.regions import CARRY, GROW, RECOMPUTE, Candidates, Limits, Region, grow_regions, region_at
 from vgcomp.slicing.seeds import seed_axes
+from vgcomp.slicing.shortest import shortest
 
-
+#: Ops that a reservation may last, at the most.
+_RESERVED_FOR = 150
 #: A boundary that at most this share of the budget crosses is a waist.
 _WAIST = 0.1
-
-
-@dataclass(frozen=True)
-class Choice:
-    """An edge taken: ops ``[first, end)`` in ``n_slices`` slices of ``axis``."""
-
-    edge: int
-    first: int
-    end: int
-    axis: Axis
-    n_slices: int
-    carry: bool
-    peak: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Disjoint regions in order; everything else runs as it is. Predictions, not measurements."""
-
-    choices: tuple[Choice, ...]
-    peak: int
-    seconds: float
 
 
 class PlanSpace:
@@ -55,57 +35,31 @@ class PlanSpace:
         self.limits = limits
         self.candidates = sorted(candidates, key=lambda c: c.end)
         grids = [_grid(c, k) for k, c in enumerate(self.candidates)]
-        table = np.concatenate(grids) if grids else np.zeros((0, 6))
+        table = np.concatenate(grids) if grids else np.zeros((0, 7))
         self.first = table[:, 0].astype(np.int64)
         self.peak, self.seconds = table[:, 1].copy(), table[:, 2]
+        #: Bytes of each buffer, by id.
+        self.sizes = {id(buffer): buffer.size for buffer in problem.buffer.values()}
         #: Loops written so far, by edge and statistics node (None: the results' loop).
         self.built: dict[tuple[int, fx.Node | None], BuiltLoop] = {}
-        #: (candidates, mode, option) of each edge.
-        self.which = table[:, 3:].astype(np.int64)
+        #: (candidates, mode, option) of each edge, and which of the candidates' starts it has.
+        self.which = table[:, 3:6].astype(np.int64)
+        self.start = table[:, 6].astype(np.int64)
         ends = np.repeat([c.end for c in self.candidates], [len(g) for g in grids]) if grids else np.zeros(0)
         #: Edges ``span[j]:span[j + 1]`` end at boundary j.
         self.span = np.searchsorted(ends, np.arange(problem.n + 2))
 
     def best(self, budget: int) -> Plan | None:
         """The least-latency plan whose every edge stays within ``budget`` bytes; None if there is none."""
-        n = self.problem.n
-        cost = np.full(n + 1, np.inf)
-        cost[0] = 0.0
-        via = np.full(n + 1, -1, dtype=np.int64)
-        plain, fine = self.problem.seconds, self.problem.plain_peak <= budget
-        seconds = np.where(self.peak <= budget, self.seconds, np.inf)
-        for j in range(1, n + 1):
-            if fine[j - 1]:
-                cost[j] = cost[j - 1] + plain[j - 1]
-            lo, hi = self.span[j], self.span[j + 1]
-            if lo == hi:
-                continue
-            through = cost[self.first[lo:hi]] + seconds[lo:hi]
-            k = int(through.argmin())
-            if through[k] < cost[j]:
-                cost[j], via[j] = through[k], lo + k
-        return self._trace(via, float(cost[n])) if np.isfinite(cost[n]) else None
+        return shortest(self, budget)
 
-    def _trace(self, via: Ints, seconds: float) -> Plan:
-        choices: list[Choice] = []
-        peak, j = 0, self.problem.n
-        while j > 0:
-            edge = int(via[j])
-            if edge < 0:
-                peak = max(peak, int(self.problem.plain_peak[j - 1]))
-                j -= 1
-                continue
-            choices.append(self._choice(edge))
-            peak = max(peak, choices[-1].peak)
-            j = int(self.first[edge])
-        return Plan(tuple(reversed(choices)), peak, seconds)
-
-    def _choice(self, edge: int) -> Choice:
+    def choice(self, edge: int) -> Choice:
+        """An edge as a choice."""
         index, mode, k = (int(v) for v in self.which[edge])
         found = self.candidates[index]
-        first = int(self.first[edge])
-        n_slices, peak = found.options[k], int(self.peak[edge])
-        return Choice(edge, first, found.end, found.axis, n_slices, mode == CARRY, peak, float(self.seconds[edge]))
+        first, n_slices = int(self.first[edge]), found.options[k]
+        peak, seconds = int(self.peak[edge]), float(self.seconds[edge])
+        return Choice(edge, first, found.end, found.axis, n_slices, mode == CARRY, peak, seconds, mode == GROW)
 
     def region(self, choice: Choice) -> Region:
         """The chosen region in full."""
@@ -114,17 +68,18 @@ class PlanSpace:
     def correct(self, choice: Choice, actual: int) -> None:
         """Replaces an edge's predicted peak by what the built loop takes, and scales its kin alike."""
         index, mode, _ = self.which[choice.edge]
+        actual, predicted = actual - choice.extra, choice.peak - choice.extra
         lo, hi = self.span[choice.end], self.span[choice.end + 1]
         kin = (self.which[lo:hi, 0] == index) & (self.which[lo:hi, 1] == mode) & (self.first[lo:hi] == choice.first)
         outside = float(self.problem.crossing[choice.first])
         inside = np.maximum(self.peak[lo:hi] - outside, 0.0)
-        ratio = max(1.0, (actual - outside) / max(1.0, choice.peak - outside))
+        ratio = max(1.0, (actual - outside) / max(1.0, predicted - outside))
         self.peak[lo:hi] = np.where(kin, outside + inside * ratio, self.peak[lo:hi])
         self.peak[choice.edge] = actual
 
 
 def _grid(found: Candidates, index: int) -> Floats:
-    """One row an edge: first, peak, seconds, index, mode, option; dominated ways of slicing left out."""
+    """One row an edge: first, peak, seconds, index, mode, option, start; dominated ways of slicing left out."""
     starts, modes, options = found.peak.shape
     peak, seconds = found.peak.reshape(starts, -1), found.seconds.reshape(starts, -1)
     order = np.argsort(seconds, axis=1, kind="stable")
@@ -134,34 +89,65 @@ def _grid(found: Candidates, index: int) -> Floats:
     keep[:, 1:] = sorted_peak[:, 1:] < lowest[:, :-1]
     row, column = np.nonzero(keep)
     which = order[row, column]
-    firsts = np.asarray(found.firsts)[row]
-    return np.column_stack(
-        (firsts, peak[row, which], seconds[row, which], np.full(len(row), index), which // options, which % options)
-    )
+    rows = [np.column_stack((row, peak[row, which], seconds[row, which], which // options, which % options))]
+    for start, grow in enumerate(found.grows):
+        if grow is not None:
+            less = found.peak[start, RECOMPUTE] - grow.saved
+            mode, each = np.full(options, GROW), np.arange(options)
+            rows.append(np.column_stack((np.full(options, start), less, found.seconds[start, RECOMPUTE], mode, each)))
+    table = np.concatenate(rows)
+    firsts = np.asarray(found.firsts)[table[:, 0].astype(np.int64)]
+    return np.column_stack((firsts, table[:, 1:3], np.full(len(table), index), table[:, 3:], table[:, 0]))
 
 
 def plan_space(problem: Problem, low: int, high: int) -> PlanSpace:
     """The edges that plans for budgets from ``low`` to ``high`` bytes may want.
 
     A region must hold an op whose unsliced peak is above ``low``, and at most ``high`` bytes may cross
-    its ends.
+    its ends. Where a buffer may be reserved for a later result, the ops that run meanwhile have that much less.
     """
-    hot = problem.plain_peak > low
-    small = max(low // 400, 1 << 12)
     starts = frozenset(_cuts(problem, high))
     ends = frozenset(_end_before(problem, j) for j in starts if j > 0)
     waists = frozenset(j for j in ends if problem.crossing[j] <= _WAIST * high)
-    limits = Limits(high, small, [0, *np.cumsum(hot).tolist()], waists=waists, starts=starts)
+    hot = problem.plain_peak > low
+    limits = Limits(high, max(low // 400, 1 << 12), _counted(hot), waists=waists, starts=starts)
     seeds = seed_axes(problem)
-    found = []
-    for end in sorted(ends):
+    found = dict(_candidates(problem, limits, sorted(ends), seeds))
+    hotter = hot | _beside_reservations(problem, found.values(), low, high)
+    if hotter.any() and (hotter != hot).any():
+        limits = replace(limits, hot_before=_counted(hotter))
+        again = [j for j in sorted(ends) if (hotter & ~hot)[max(0, j - limits.reach) : j].any()]
+        found.update(_candidates(problem, limits, again, seeds))
+    return PlanSpace(problem, limits, list(found.values()))
+
+
+def _counted(hot: Bools) -> list[int]:
+    """How many hot ops lie before each boundary."""
+    return [0, *np.cumsum(hot).tolist()]
+
+
+def _candidates(
+    problem: Problem, limits: Limits, ends: Sequence[int], seeds: Mapping[fx.Node, Sequence[Axis]]
+) -> Iterator[tuple[tuple[int, Axis], Candidates]]:
+    for end in ends:
         if limits.hot_before[end] == limits.hot_before[max(0, end - limits.reach)]:
             continue  # nothing hot lies close before
         for axis in seeds[problem.nodes[end - 1]]:
             candidates = grow_regions(problem, limits, end, axis)
             if candidates is not None:
-                found.append(candidates)
-    return PlanSpace(problem, limits, found)
+                yield (end, axis), candidates
+
+
+def _beside_reservations(problem: Problem, found: Iterable[Candidates], low: int, high: int) -> Bools:
+    """Ops that are too much beside a buffer reserved for a region which begins not long after them."""
+    beside = np.zeros(problem.n, dtype=bool)
+    for candidates in found:
+        for first, grow, peak in zip(candidates.firsts, candidates.grows, candidates.peak[:, RECOMPUTE], strict=True):
+            if grow is None or peak.min() - grow.saved > high:
+                continue
+            since = max(0, first - _RESERVED_FOR)
+            beside[since:first] |= problem.plain_peak[since:first] > low - grow.extra
+    return beside
 
 
 def _end_before(problem: Problem, start: int) -> int:

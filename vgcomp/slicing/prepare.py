@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import fx
 
 from vgcomp import ir
@@ -107,6 +108,13 @@ def _may_overwrite(node: fx.Node, x: fx.Node, buffer_of: dict[fx.Node, Any]) -> 
     buffer = buffer_of[x]
     if buffer.kind not in ("value", "output") or value.shape != out.shape or value.dtype != out.dtype:
         return False
-    if value.stride() != out.stride() or buffer.size != ir.nbytes(value):
+    if value.stride() != out.stride() or not _all_of_it(value, buffer):
         return False
     return all(other is x or buffer_of[other] is not buffer for other in node.all_input_nodes)
+
+
+def _all_of_it(value: torch.Tensor, buffer: Any) -> bool:
+    """False for a partial view, whose buffer would outlive its other parts. Room to grow into is no part."""
+    size = ir.nbytes(value)
+    whole = (n for n in buffer.nodes if n is buffer.nodes[0] or ir.is_getitem(n))
+    return any(ir.nbytes(ir.val(n)) == size for n in whole)

@@ -21,6 +21,7 @@ from vgcomp.targets import Target
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass
@@ -59,9 +60,7 @@ class Problem:
         return self.last[id(self.buffer[node])]
 
 
-def make_problem(
-    graph: fx.Graph, target: Target, cost_model: CostModel, workspace: Workspace = "none"
-) -> Problem:
+def make_problem(graph: fx.Graph, target: Target, cost_model: CostModel, workspace: Workspace = "none") -> Problem:
     """The problem of a prepared graph (norms split, reuse assigned)."""
     every = list(graph.nodes)
     nodes = [n for n in every if n.op == "call_function"]

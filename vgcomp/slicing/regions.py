@@ -14,18 +14,19 @@ Anything else ends the region.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import fx
 
 from vgcomp import ir
-from vgcomp.axes import Window, Whole
+from vgcomp.axes import Whole, Window
 from vgcomp.inplace import can_write
 from vgcomp.ir import Axis, own
 from vgcomp.slicing.problem import Floats, Problem
 
-RECOMPUTE, CARRY = 0, 1
+RECOMPUTE, CARRY, GROW = 0, 1, 2
 _FINAL = 1  # phase bit of the region's results
 
 
@@ -35,6 +36,28 @@ class Into:
 
     result: fx.Node
     source: fx.Node
+
+
+@dataclass(frozen=True)
+class Grow:
+    """The one result may be laid over a smaller, dying operand whose buffer was allocated large enough.
+
+    Slices run last first: where both have the axis outermost, a slice of the result then covers only what
+    has been read. ``source``: the operand; ``saved``: its bytes; ``extra``: what its buffer must have more.
+    """
+
+    result: fx.Node
+    source: fx.Node
+    saved: int
+    extra: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Buffers (by ``id``) of a region's results: taken over from operands, and new."""
+
+    taken: tuple[tuple[int, int], ...]
+    fresh: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -53,6 +76,7 @@ class Region:
     barriers: tuple[tuple[fx.Node, Axis], ...]
     prologue: tuple[fx.Node, ...]
     foreign: tuple[fx.Node, ...]
+    grow: Grow | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +93,10 @@ class Candidates:
     firsts: tuple[int, ...]
     peak: Floats
     seconds: Floats
+    #: By start and mode.
+    placements: tuple[tuple[Placement, Placement], ...]
+    #: By start.
+    grows: tuple[Grow | None, ...]
 
 
 @dataclass
@@ -82,6 +110,16 @@ class _Pending:
     #: Largest window that reads it, minus one: what a line buffer must keep.
     tail: float = 0.0
     clash: bool = False
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """A candidate's figures, see :class:`Candidates`."""
+
+    peak: Floats
+    seconds: Floats
+    placements: tuple[Placement, Placement]
+    grow: Grow | None
 
 
 @dataclass
@@ -99,10 +137,10 @@ class Limits:
     waists: frozenset[int] = frozenset()
     #: Boundaries at which a region may start.
     starts: frozenset[int] = frozenset()
-    _places: dict[tuple[fx.Node, Axis], tuple[object, ...] | None] = field(default_factory=dict)
+    _places: dict[tuple[fx.Node, Axis], tuple[Any, ...] | None] = field(default_factory=dict)
     _seconds: dict[tuple[int, bytes], Floats] = field(default_factory=dict)
 
-    def placement(self, node: fx.Node, axis: Axis) -> tuple[object, ...] | None:
+    def placement(self, node: fx.Node, axis: Axis) -> tuple[Any, ...] | None:
         """:func:`_placement` of a node's value, remembered."""
         key = (node, axis)
         if key not in self._places:
@@ -339,27 +377,61 @@ class _Growth:
 
     # -- candidates
 
-    def figures(self, first: int) -> tuple[Floats, Floats] | None:
-        """(peak bytes, seconds) by mode and option of the region that starts here, if one may."""
+    def figures(self, first: int) -> _Figures | None:
+        """What is predicted of the region that starts here, if one may."""
         if any(node not in self.axis_of for node in self.outputs.values()):
             return None
         outside = np.zeros((2, 1))
         seconds = self.seconds.copy()  # it goes on growing
+        placements = []
         for mode in (RECOMPUTE, CARRY):
-            placed = {pair.result for pair in self._placed(first, mode)}
+            pairs = self._placed(first, mode)
+            placed = {pair.result for pair in pairs}
+            placements.append(self._placement(pairs))
             grown = sum(self.problem.size[node] for node in self.outputs.values() if node not in placed)
             outside[mode] = self.problem.crossing[first] + grown
         for node in self.outputs.values():
             if not can_write(node) or self.axis_of[node].outer > 1:
                 seconds = seconds + self._copy_seconds(self.problem.size[node])
-        return self.inner_peak(first) + outside, seconds
+        grow = self._grow(first)
+        return _Figures(self.inner_peak(first) + outside, seconds, (placements[0], placements[1]), grow)
+
+    def _placement(self, pairs: tuple[Into, ...]) -> Placement:
+        buffer = self.problem.buffer
+        taken = tuple((id(buffer[p.source]), id(buffer[p.result])) for p in pairs)
+        placed = {pair.result for pair in pairs}
+        return Placement(taken, tuple(key for key, node in self.outputs.items() if node not in placed))
+
+    def _grow(self, first: int) -> Grow | None:
+        """The dying operand over which the only result may grow."""
+        if len(self.outputs) != 1:
+            return None
+        (result,) = self.outputs.values()
+        size, place, axis = self.problem.size, self.limits.placement, self.axis_of[result]
+        if not _outermost(place(result, axis), axis, ir.val(result).numel()):
+            return None
+        for x, wanted in self.pending.items():
+            if size[x] >= size[result] or size[x] * 16 < size[result] or wanted.halo or wanted.clash:
+                continue
+            if self._read_whole(x) or not self._dies_inside(x, first) or not self._alone(x):
+                continue
+            source = place(x, wanted.axis)
+            same_dtype = ir.val(x).dtype == ir.val(result).dtype
+            if same_dtype and _outermost(source, wanted.axis, ir.val(x).numel()):
+                return Grow(result, x, size[x], size[result] - size[x])
+        return None
+
+    def _alone(self, x: fx.Node) -> bool:
+        """True when ``x`` is all of its buffer and the only view of it that the region reads."""
+        buffer = self.problem.buffer[x]
+        return buffer.size == self.problem.size[x] and sum(y in self.pending for y in buffer.nodes) == 1
 
     def region(self, first: int) -> Region:
         """The region as grown so far."""
         into = (self._placed(first, RECOMPUTE), self._placed(first, CARRY))
         return Region(
             first, self.end, self.axis, into, dict(self.axis_of), tuple(self.barriers), tuple(self.prologue),
-            tuple(self.foreign),
+            tuple(self.foreign), self._grow(first),
         )  # fmt: skip
 
     def _placed(self, first: int, mode: int) -> tuple[Into, ...]:
@@ -393,25 +465,30 @@ class _Growth:
 
     def _same_place(self, x: fx.Node, axis: Axis, result: fx.Node) -> bool:
         """True when each slice of the result lies in memory just where the same slice of ``x`` did."""
-        buffer = self.problem.buffer[x]
-        if buffer.size != self.problem.size[x]:
-            return False
-        if sum(y in self.pending for y in buffer.nodes) > 1:
+        if not self._alone(x):
             return False
         place = self.limits.placement
         return place(x, axis) == place(result, self.axis_of[result])
 
 
-def _placement(value: torch.Tensor, axis: Axis) -> tuple[object, ...] | None:
-    """Where the slices of an axis lie in a dense value's storage; None if that cannot be said in one stride.
+def _placement(value: torch.Tensor, axis: Axis) -> tuple[Any, ...] | None:
+    """Where the slices of an axis lie in a dense value's storage; None for a value with gaps.
 
     Equal placements may share a buffer slice by slice: an element range of the axis is the same set
     of bytes in both.
     """
-    order = sorted(range(value.dim()), key=value.stride, reverse=True)
-    if value.storage_offset() or not value.permute(order).is_contiguous():
-        return None
-    return (value.dtype, axis.extent, value.stride(axis.dim) * axis.inner)
+    shape, strides = [int(n) for n in value.shape], [int(n) for n in value.stride()]
+    expected = 1
+    for stride, size in sorted(zip(strides, shape, strict=True)):
+        if size > 1 and stride != expected:
+            return None
+        expected *= size
+    return None if value.storage_offset() else (value.dtype, axis.extent, strides[axis.dim] * axis.inner)
+
+
+def _outermost(place: tuple[Any, ...] | None, axis: Axis, elements: int) -> bool:
+    """True when each slice of the axis is one run of bytes of a dense value, in the axis' order."""
+    return place is not None and axis.outer == 1 and place[2] * axis.extent == elements
 
 
 def grow_regions(problem: Problem, limits: Limits, end: int, axis: Axis) -> Candidates | None:
@@ -420,7 +497,7 @@ def grow_regions(problem: Problem, limits: Limits, end: int, axis: Axis) -> Cand
     if growth is None:
         return None
     firsts: list[int] = []
-    figures: list[tuple[Floats, Floats]] = []
+    figures: list[_Figures] = []
     for i in range(end - 1, -1, -1):
         if not growth.add(i):
             break
@@ -437,8 +514,9 @@ def grow_regions(problem: Problem, limits: Limits, end: int, axis: Axis) -> Cand
             figures.append(found)
     if not firsts:
         return None
-    peak, seconds = np.stack([f[0] for f in figures]), np.stack([f[1] for f in figures])
-    return Candidates(end, axis, growth.options, tuple(firsts), peak, seconds)
+    peak, seconds = np.stack([f.peak for f in figures]), np.stack([f.seconds for f in figures])
+    placements, grows = tuple(f.placements for f in figures), tuple(f.grow for f in figures)
+    return Candidates(end, axis, growth.options, tuple(firsts), peak, seconds, placements, grows)
 
 
 def region_at(problem: Problem, limits: Limits, end: int, axis: Axis, first: int) -> Region:

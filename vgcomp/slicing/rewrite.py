@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +12,10 @@ from torch import fx
 from vgcomp import ir
 from vgcomp.axes import AxisMap
 from vgcomp.infer import evaluate_fake
-from vgcomp.ir import Loop
+from vgcomp.ir import Loop, Result
+from vgcomp.slicing.choices import Choice, Plan
 from vgcomp.slicing.emit import BuiltLoop, build_loop
-from vgcomp.slicing.plan import Choice, Plan, PlanSpace
+from vgcomp.slicing.plan import PlanSpace
 from vgcomp.slicing.prepare import assign_reuse, fuse_group_norms
 from vgcomp.slicing.problem import Problem
 from vgcomp.slicing.regions import Region
@@ -95,25 +96,38 @@ class _Writer:
         results = exposed(region.axis_of, problem, region.end)
         spec = _spec(choice, region.axis_of, results, frozenset(), problem.amap, problem.index)
         pairs = {p.result: p.source for p in region.into[int(choice.carry)]}
+        if choice.grow and region.grow is not None:
+            pairs = {region.grow.result: region.grow.source}
         overwritten = frozenset(pairs.values()) if choice.carry else frozenset()
-        spec = replace(spec, overwritten=overwritten)
-        made.append(self._loop((choice.edge, None), spec, pairs, ""))
+        spec = replace(spec, overwritten=overwritten, reverse=choice.grow)
+        made.append(self._loop((choice.edge, None), spec, pairs, "", choice.reserve))
         return tuple(made)
 
     def _loop(
-        self, key: tuple[int, fx.Node | None], spec: LoopSpec, into: Mapping[fx.Node, fx.Node], note: str
+        self,
+        key: tuple[int, fx.Node | None],
+        spec: LoopSpec,
+        into: Mapping[fx.Node, fx.Node],
+        note: str,
+        reserve: tuple[int, int] | None = None,
     ) -> fx.Node:
         name = f"loop_{self.loops}"
         self.loops += 1
         if key not in self.built:
             self.built[key] = _finished(build_loop(name, spec, self.problem.amap, into, note), self.problem)
         built = self.built[key]
-        loop = replace(built.loop, name=name)
+        loop = replace(built.loop, name=name, results=tuple(self._reserved(built, reserve)))
         operands = tuple(self.env[x] for x in built.operands)
         node = self._call(ir.sliced, (loop, operands), name)
         for k, target in enumerate(built.targets):
             self.env[target] = self._call(operator.getitem, (node, k), target.name)
         return node
+
+    def _reserved(self, built: BuiltLoop, reserve: tuple[int, int] | None) -> Iterator[Result]:
+        """The results, one of them with the room that a later one will need."""
+        for target, result in zip(built.targets, built.loop.results, strict=True):
+            mine = reserve is not None and id(self.problem.buffer[target]) == reserve[0] and result.into is None
+            yield replace(result, capacity=reserve[1]) if mine and reserve else result
 
     def _call(self, target: Any, args: tuple[Any, ...], name: str) -> fx.Node:
         node = self.graph.create_node("call_function", target, args, {}, name)

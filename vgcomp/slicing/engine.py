@@ -17,7 +17,7 @@ from vgcomp.slicing.choices import Plan
 from vgcomp.slicing.plan import PlanSpace, plan_space
 from vgcomp.slicing.prepare import assign_reuse, split_group_norms
 from vgcomp.slicing.problem import make_problem
-from vgcomp.slicing.rewrite import rewrite
+from vgcomp.slicing.rewrite import drop_dead, rewrite
 from vgcomp.targets import Target
 
 #: Budgets that one plan space serves: from this fraction of the largest up to it.
@@ -55,6 +55,7 @@ class Slicer:
         self.progress = progress or (lambda stage, fraction: None)
         self.unsliced = analyse(program.graph, workspace=self.workspace).peak
         graph = program.copy().graph
+        drop_dead(graph)
         split_group_norms(graph)
         assign_reuse(graph)
         self.problem = make_problem(graph, target, cost_model, self.workspace)

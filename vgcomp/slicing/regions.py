@@ -379,34 +379,44 @@ class _Growth:
 
     def figures(self, first: int) -> _Figures | None:
         """What is predicted of the region that starts here, if one may."""
-        if any(node not in self.axis_of for node in self.outputs.values()):
+        results = self._results()
+        if any(node not in self.axis_of for node in results):
             return None
+        inner = self.inner_peak(first)
+        if inner.min() + self.problem.crossing[first] > self.limits.threshold:
+            return None  # wherever the results may lie
         outside = np.zeros((2, 1))
         seconds = self.seconds.copy()  # it goes on growing
         placements = []
-        for mode in (RECOMPUTE, CARRY):
-            pairs = self._placed(first, mode)
+        carried = self._placed(first, CARRY)
+        haloed = any(wanted.halo for wanted in self.pending.values())
+        for mode, pairs in enumerate((self._placed(first, RECOMPUTE) if haloed else carried, carried)):
             placed = {pair.result for pair in pairs}
             placements.append(self._placement(pairs))
-            grown = sum(self.problem.size[node] for node in self.outputs.values() if node not in placed)
+            grown = sum(self.problem.size[node] for node in results if node not in placed)
             outside[mode] = self.problem.crossing[first] + grown
-        for node in self.outputs.values():
+        for node in results:
             if not can_write(node) or self.axis_of[node].outer > 1:
                 seconds = seconds + self._copy_seconds(self.problem.size[node])
         grow = self._grow(first)
-        return _Figures(self.inner_peak(first) + outside, seconds, (placements[0], placements[1]), grow)
+        return _Figures(inner + outside, seconds, (placements[0], placements[1]), grow)
 
     def _placement(self, pairs: tuple[Into, ...]) -> Placement:
         buffer = self.problem.buffer
         taken = tuple((id(buffer[p.source]), id(buffer[p.result])) for p in pairs)
         placed = {pair.result for pair in pairs}
-        return Placement(taken, tuple(key for key, node in self.outputs.items() if node not in placed))
+        return Placement(taken, tuple(id(buffer[node]) for node in self._results() if node not in placed))
+
+    def _results(self) -> list[fx.Node]:
+        """Values used after the region, less the views of what lies before it."""
+        return [node for key, node in self.outputs.items() if key in self.covered]
 
     def _grow(self, first: int) -> Grow | None:
         """The dying operand over which the only result may grow."""
-        if len(self.outputs) != 1:
+        results = self._results()
+        if len(results) != 1:
             return None
-        (result,) = self.outputs.values()
+        (result,) = results
         size, place, axis = self.problem.size, self.limits.placement, self.axis_of[result]
         if not _outermost(place(result, axis), axis, ir.val(result).numel()):
             return None
@@ -438,7 +448,7 @@ class _Growth:
         """Results that may take a dying operand's buffer, greedily."""
         found: list[Into] = []
         free = dict(self.pending)
-        for result in self.outputs.values():
+        for result in self._results():
             size = self.problem.size[result]
             for x, wanted in free.items():
                 if self.problem.size[x] != size or wanted.clash:
@@ -460,7 +470,7 @@ class _Growth:
         if buffer is None or buffer.kind not in ("value", "output"):
             return False
         dies = self.problem.last[id(buffer)]
-        inside_result = id(buffer) in self.outputs
+        inside_result = id(buffer) in self.outputs and id(buffer) in self.covered
         return self.problem.first[id(buffer)] < first and (dies < self.end or inside_result)
 
     def _same_place(self, x: fx.Node, axis: Axis, result: fx.Node) -> bool:

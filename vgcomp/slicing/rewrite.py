@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,6 +81,9 @@ class _Writer:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.env[n])
         new = self.graph.create_node(node.op, node.target, args, kwargs, node.name)
         new.meta = {k: v for k, v in node.meta.items() if k != "reuse"}
+        if node.op == "call_function" and any(_moved(x, self.env[x]) for x in node.all_input_nodes):
+            fake_args, fake_kwargs = fx.node.map_arg((args, kwargs), lambda n: n.meta["val"])
+            new.meta["val"] = evaluate_fake(node.target, fake_args, fake_kwargs)
         self.env[node] = new
 
     def region(self, choice: Choice, region: Region) -> tuple[fx.Node, ...]:
@@ -89,11 +92,14 @@ class _Writer:
         made: list[fx.Node] = []
         for node in sorted((*region.prologue, *region.foreign), key=problem.index.__getitem__):
             self.copy(node)
+        floating = views_from_outside(region.axis_of, problem)
+        for node in floating:
+            self.copy(node)
         for barrier, axis in reversed(region.barriers):
             axis_of = {**region.axis_of, barrier: axis}
             spec = _spec(choice, axis_of, (barrier,), frozenset((barrier,)), problem.amap, problem.index)
             made.append(self._loop((choice.edge, barrier), spec, {}, f"statistics of {barrier.name}"))
-        results = exposed(region.axis_of, problem, region.end)
+        results = exposed(region.axis_of, problem, region.end, set(floating))
         spec = _spec(choice, region.axis_of, results, frozenset(), problem.amap, problem.index)
         pairs = {p.result: p.source for p in region.into[int(choice.carry)]}
         if choice.grow and region.grow is not None:
@@ -158,10 +164,29 @@ def _spec(
     return replace(bare, nodes=nodes, axis_of={n: axis_of[n] for n in nodes})
 
 
-def exposed(axis_of: Mapping[fx.Node, ir.Axis], problem: Problem, end: int) -> tuple[fx.Node, ...]:
+def views_from_outside(axis_of: Mapping[fx.Node, ir.Axis], problem: Problem) -> list[fx.Node]:
+    """Views in the region of what lies before it, in order: whoever uses them later may view it again."""
+    found: dict[fx.Node, None] = {}
+    for node in sorted(axis_of, key=problem.index.__getitem__):
+        base = node.all_input_nodes[0] if node.all_input_nodes else node
+        if problem.is_view[problem.index[node]] and (base not in axis_of or base in found):
+            found[node] = None
+    return list(found)
+
+
+def exposed(
+    axis_of: Mapping[fx.Node, ir.Axis], problem: Problem, end: int, floating: Container[fx.Node]
+) -> tuple[fx.Node, ...]:
     """Sliced ops whose values are used after the region, in order."""
-    found = [n for n in axis_of if any(problem.index.get(user, end) >= end for user in n.users)]
+    outside = (n for n in axis_of if n not in floating)
+    found = [n for n in outside if any(problem.index.get(user, end) >= end for user in n.users)]
     return tuple(sorted(found, key=problem.index.__getitem__))
+
+
+def _moved(old: fx.Node, new: fx.Node) -> bool:
+    """True when the new value lies in memory otherwise than the old one."""
+    before, after = old.meta["val"], new.meta["val"]
+    return before is not after and bool(before.stride() != after.stride())
 
 
 def _finished(built: BuiltLoop, problem: Problem) -> BuiltLoop:

@@ -16,8 +16,19 @@ from torch import fx
 from vgcomp.ir import Axis
 from vgcomp.slicing.choices import Choice, Plan
 from vgcomp.slicing.emit import BuiltLoop
-from vgcomp.slicing.problem import Bools, Floats, Problem
-from vgcomp.slicing.regions import CARRY, GROW, RECOMPUTE, Candidates, Limits, Region, grow_regions, region_at
+from vgcomp.slicing.problem import Bools, Floats, Ints, Problem
+from vgcomp.slicing.regions import (
+    CARRY,
+    GROW,
+    RECOMPUTE,
+    Candidates,
+    Limits,
+    Placement,
+    Region,
+    grow_regions,
+    joined,
+    region_at,
+)
 from vgcomp.slicing.seeds import seed_axes
 from vgcomp.slicing.shortest import shortest
 
@@ -45,6 +56,11 @@ class PlanSpace:
         #: (candidates, mode, option) of each edge, and which of the candidates' starts it has.
         self.which = table[:, 3:6].astype(np.int64)
         self.start = table[:, 6].astype(np.int64)
+        #: Edges of one kind begin, end and place their results alike; those that grow have none.
+        self.kind = _kinds(self.candidates, self.which, self.start)
+        settled = np.nonzero(self.which[:, 1] != GROW)[0]
+        #: The edges that do not grow, fastest first.
+        self.by_seconds = settled[np.argsort(self.seconds[settled], kind="stable")]
         ends = np.repeat([c.end for c in self.candidates], [len(g) for g in grids]) if grids else np.zeros(0)
         #: Edges ``span[j]:span[j + 1]`` end at boundary j.
         self.span = np.searchsorted(ends, np.arange(problem.n + 2))
@@ -78,9 +94,23 @@ class PlanSpace:
         self.peak[choice.edge] = actual
 
 
+def _kinds(candidates: Sequence[Candidates], which: Ints, start: Ints) -> Ints:
+    """A number for each edge, the same where end, start and placement of results are."""
+    numbers: dict[tuple[int, int, Placement], int] = {}
+    begins, flat = [], []
+    for found in candidates:
+        begins.append(len(flat))
+        for first, placements in zip(found.firsts, found.placements, strict=True):
+            flat.extend(numbers.setdefault((found.end, first, p), len(numbers)) for p in placements)
+    if not flat:
+        return np.zeros(0, dtype=np.int64)
+    modes = np.minimum(which[:, 1], CARRY)  # edges that grow place their result otherwise; nobody asks
+    return np.array(flat)[np.array(begins)[which[:, 0]] + 2 * start + modes]
+
+
 def _grid(found: Candidates, index: int) -> Floats:
     """One row an edge: first, peak, seconds, index, mode, option, start; dominated ways of slicing left out."""
-    starts, modes, options = found.peak.shape
+    starts, _, options = found.peak.shape
     peak, seconds = found.peak.reshape(starts, -1), found.seconds.reshape(starts, -1)
     order = np.argsort(seconds, axis=1, kind="stable")
     sorted_peak = np.take_along_axis(peak, order, axis=1)
@@ -115,9 +145,11 @@ def plan_space(problem: Problem, low: int, high: int) -> PlanSpace:
     found = dict(_candidates(problem, limits, sorted(ends), seeds))
     hotter = hot | _beside_reservations(problem, found.values(), low, high)
     if hotter.any() and (hotter != hot).any():
-        limits = replace(limits, hot_before=_counted(hotter))
+        earlier, limits = limits, replace(limits, hot_before=_counted(hotter))
         again = [j for j in sorted(ends) if (hotter & ~hot)[max(0, j - limits.reach) : j].any()]
-        found.update(_candidates(problem, limits, again, seeds))
+        stop = _hot_already(earlier, hot)
+        for key, more in _candidates(problem, limits, again, seeds, stop):
+            found[key] = joined(more, found[key]) if stop[key[0]] and key in found else more
     return PlanSpace(problem, limits, list(found.values()))
 
 
@@ -126,14 +158,24 @@ def _counted(hot: Bools) -> list[int]:
     return [0, *np.cumsum(hot).tolist()]
 
 
+def _hot_already(limits: Limits, hot: Bools) -> list[int]:
+    """For each end, where regions had begun to hold a hot op already: those that start before it are known."""
+    last = np.maximum.accumulate(np.where(hot, np.arange(1, len(hot) + 1), 0)).tolist()
+    return [h if h > max(0, end - limits.reach) else 0 for end, h in enumerate([0, *last])]
+
+
 def _candidates(
-    problem: Problem, limits: Limits, ends: Sequence[int], seeds: Mapping[fx.Node, Sequence[Axis]]
+    problem: Problem,
+    limits: Limits,
+    ends: Sequence[int],
+    seeds: Mapping[fx.Node, Sequence[Axis]],
+    stop: Sequence[int] | None = None,
 ) -> Iterator[tuple[tuple[int, Axis], Candidates]]:
     for end in ends:
         if limits.hot_before[end] == limits.hot_before[max(0, end - limits.reach)]:
             continue  # nothing hot lies close before
         for axis in seeds[problem.nodes[end - 1]]:
-            candidates = grow_regions(problem, limits, end, axis)
+            candidates = grow_regions(problem, limits, end, axis, stop[end] if stop else 0)
             if candidates is not None:
                 yield (end, axis), candidates
 

@@ -320,7 +320,9 @@ class _Growth:
         runs = self.counts * wanted.phases.bit_count()
         even = 1.0 / self.counts
         steady = self.limits.seconds_at(self.problem, i, even)
-        repeated = steady if not wanted.halo else self.limits.seconds_at(self.problem, i, fraction[RECOMPUTE])
+        # A slice is at least one element of the axis, however few elements the op has of it.
+        needed = np.minimum(1.0, np.maximum(1.0, wanted.axis.extent * even + wanted.halo) / wanted.axis.extent)
+        repeated = self.limits.seconds_at(self.problem, i, needed)
         self.seconds[RECOMPUTE] += runs * repeated
         self.seconds[CARRY] += runs * steady
         if wanted.tail:
@@ -501,14 +503,14 @@ def _outermost(place: tuple[Any, ...] | None, axis: Axis, elements: int) -> bool
     return place is not None and axis.outer == 1 and place[2] * axis.extent == elements
 
 
-def grow_regions(problem: Problem, limits: Limits, end: int, axis: Axis) -> Candidates | None:
-    """All candidates that end before op ``end`` and slice its last op's result along ``axis``."""
+def grow_regions(problem: Problem, limits: Limits, end: int, axis: Axis, stop: int = 0) -> Candidates | None:
+    """Candidates that end before op ``end``, slice its last op's result along ``axis``, from ``stop`` on."""
     growth = _begin(problem, limits, end, axis)
     if growth is None:
         return None
     firsts: list[int] = []
     figures: list[_Figures] = []
-    for i in range(end - 1, -1, -1):
+    for i in range(end - 1, stop - 1, -1):
         if not growth.add(i):
             break
         hot = limits.hot_before[end] > limits.hot_before[i]
@@ -527,6 +529,14 @@ def grow_regions(problem: Problem, limits: Limits, end: int, axis: Axis) -> Cand
     peak, seconds = np.stack([f.peak for f in figures]), np.stack([f.seconds for f in figures])
     placements, grows = tuple(f.placements for f in figures), tuple(f.grow for f in figures)
     return Candidates(end, axis, growth.options, tuple(firsts), peak, seconds, placements, grows)
+
+
+def joined(short: Candidates, long: Candidates) -> Candidates:
+    """The candidates of one end and axis from two searches, those that start later first."""
+    return Candidates(
+        long.end, long.axis, long.options, short.firsts + long.firsts, np.concatenate((short.peak, long.peak)),
+        np.concatenate((short.seconds, long.seconds)), short.placements + long.placements, short.grows + long.grows,
+    )  # fmt: skip
 
 
 def region_at(problem: Problem, limits: Limits, end: int, axis: Axis, first: int) -> Region:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vgcomp.slicing.choices import Choice, Plan
-from vgcomp.slicing.regions import GROW, Grow, Placement
+from vgcomp.slicing.regions import GROW, Grow
 
 if TYPE_CHECKING:
     from vgcomp.slicing.plan import PlanSpace
@@ -106,17 +106,15 @@ class _Search:
     def _rich_edges(self, extra: int) -> dict[int, list[_Edge]]:
         """By end: for each start and placement of results, the cheapest edge that leaves room for ``extra``."""
         space = self.space
-        rows = np.nonzero((space.peak + extra <= self.budget) & (self.modes != GROW))[0]
-        order = rows[np.argsort(space.seconds[rows], kind="stable")]
-        best: dict[tuple[int, int, Placement], int] = {}
-        for row in order.tolist():
-            candidates = space.candidates[space.which[row, 0]]
-            placement = candidates.placements[space.start[row]][space.which[row, 1]]
-            best.setdefault((candidates.end, int(space.first[row]), placement), row)
+        rows = space.by_seconds[(space.peak + extra <= self.budget)[space.by_seconds]]
+        _, cheapest = np.unique(space.kind[rows], return_index=True)
         found: dict[int, list[_Edge]] = {}
-        for (end, first, placement), row in best.items():
-            peak, seconds = float(space.peak[row]), float(space.seconds[row])
-            found.setdefault(end, []).append(_Edge(row, first, peak, seconds, dict(placement.taken), placement.fresh))
+        for row in rows[np.sort(cheapest)].tolist():
+            candidates, start = space.candidates[space.which[row, 0]], int(space.start[row])
+            placement = candidates.placements[start][space.which[row, 1]]
+            first, peak, seconds = candidates.firsts[start], float(space.peak[row]), float(space.seconds[row])
+            edge = _Edge(row, first, peak, seconds, dict(placement.taken), placement.fresh)
+            found.setdefault(candidates.end, []).append(edge)
         return found
 
     def _end_reservations(self, j: int) -> None:

@@ -73,6 +73,8 @@ class Whole:
 
 WHOLE: Final = Whole()
 Demand = Window | Whole
+#: A pixel shuffle's factor, at the most. Beyond it a slice would need much more than itself.
+MOST_MERGED: Final = 8
 Rule = Callable[[fx.Node, Axis], "Sequence[Demand] | None"]
 
 
@@ -112,8 +114,7 @@ class AxisMap:
 
 def axes_of(node: fx.Node) -> list[Axis]:
     """The unmerged axes of a node's output that have more than one element."""
-    shape = ir.val(node).shape
-    return [Axis(d, int(n)) for d, n in enumerate(shape) if n > 1]
+    return [Axis(d, n) for d, n in enumerate(_shape(node)) if n > 1]
 
 
 def reduced_axes(node: fx.Node, axis: Axis) -> bool:
@@ -164,7 +165,7 @@ def _merged(src: tuple[int, ...], dst: tuple[int, ...], axis: Axis) -> Sequence[
     boundaries = sorted({math.prod(dst[dim:]) for dim in range(len(dst))})
     for boundary in boundaries:
         factor, rest = divmod(boundary, stride)
-        if rest or not 1 < factor < axis.extent or axis.extent % factor:
+        if rest or not 1 < factor <= MOST_MERGED or axis.extent % factor or factor == axis.extent:
             continue
         outer = Axis(axis.dim, axis.extent // factor, axis.outer, axis.inner * factor)
         moved = moved_by_reshape(src, dst, outer)

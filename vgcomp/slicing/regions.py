@@ -289,7 +289,7 @@ class _Growth:
             self.outputs[id(buffer)] = node
         if wanted.tail:
             self._add_line_buffer(i, last, wanted, size[CARRY])
-        self._add_seconds(i, wanted, fraction)
+        self._add_seconds(i, wanted)
 
     def _add_line_buffer(self, i: int, last: int, wanted: _Pending, fresh: Floats) -> None:
         """The tail kept between steps, and the fresh part joined to it: both exist while the join runs."""
@@ -313,7 +313,7 @@ class _Growth:
                 stack.extend(user.users)
         return last
 
-    def _add_seconds(self, i: int, wanted: _Pending, fraction: Floats) -> None:
+    def _add_seconds(self, i: int, wanted: _Pending) -> None:
         work = self.problem.works[i]
         if work is None or work.is_free:
             return

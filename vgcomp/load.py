@@ -27,7 +27,7 @@ def load(source: str | Path, **settings: Setting) -> Program:
         return _load_saved(path, settings)
     if path.suffix.lower() == ".onnx":
         return _load_onnx(path, settings)
-    if isinstance(source, str) and not _looks_like_path(source) and not path.exists():
+    if isinstance(source, str) and not path.exists() and (not _looks_like_path(source) or _in_zoo(source)):
         return _build(source, settings)
     if not path.exists():
         raise UsageError(f"{path} does not exist")
@@ -39,6 +39,13 @@ def load(source: str | Path, **settings: Setting) -> Program:
 def is_saved(source: str | Path) -> bool:
     """True for a folder that ``Program.save`` wrote."""
     return (Path(source) / _SAVED).is_file()
+
+
+def _in_zoo(name: str) -> bool:
+    """A zoo name may have a dot in it, as ``wan-1.3b``."""
+    from vgcomp.models import MODELS
+
+    return name in MODELS
 
 
 def _looks_like_path(source: str) -> bool:

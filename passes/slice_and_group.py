@@ -53,8 +53,10 @@ class SliceAndGroup:
             why = f"its activations, {format_bytes(slicer.unsliced)}, fit the budget as they are"
             return PassResult(program, False, {}, (self._because(program.name, why),))
         solution = slicer.solve(budget) if budget > slicer.floor else None
-        if solution is None:
-            raise infeasible(program, slicer.smallest(), context.memory)
+        # The search for the smallest looks at more plans the lower it gets, and may find one that fits after all.
+        solution = solution or slicer.smallest()
+        if solution.peak > budget:
+            raise infeasible(program, solution, context.memory)
         return sliced_result(program, slicer, solution)
 
     def _because(self, node: str, reason: str) -> Explanation:

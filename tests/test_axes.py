@@ -201,19 +201,11 @@ def test_rules_compose_along_a_path() -> None:
     assert amap.demands(conv, Axis(2, 5))[1] is WHOLE  # type: ignore[index]
 
 
-@pytest.mark.parametrize(
-    ("window", "halo"),
-    [
-        (Window(Axis(0, 9)), 0),
-        (Window(Axis(0, 9), first=-1, last=1), 2),
-        (Window(Axis(0, 9), mul=2, first=-1, last=1), 1),
-        (Window(Axis(0, 9), mul=3, last=1), 0),
-        (Window(Axis(0, 9), div=2), 0),
-    ],
-)
-def test_halo_is_what_neighbours_share(window: Window, halo: int) -> None:
-    assert window.halo == halo
-    assert window.identity == (window == Window(window.axis))
+def test_only_the_plain_window_is_the_identity() -> None:
+    axis = Axis(0, 9)
+    assert Window(axis).identity
+    windows = (Window(axis, mul=2), Window(axis, div=2), Window(axis, first=-1), Window(axis, first=1, last=1))
+    assert not any(window.identity for window in windows)
 
 
 def test_axes_of_leaves_out_single_elements() -> None:

@@ -55,12 +55,8 @@ class Window:
         return lo, max(lo, min(hi, self.axis.extent))
 
     @property
-    def halo(self) -> int:
-        """Elements that two neighbouring output elements' windows share."""
-        return max(0, self.last - self.first + 1 - max(1, self.mul // self.div))
-
-    @property
     def identity(self) -> bool:
+        """True where the same elements are needed as are made."""
         return self.mul == self.div == 1 and self.first == self.last == 0
 
 
@@ -115,11 +111,6 @@ class AxisMap:
 def axes_of(node: fx.Node) -> list[Axis]:
     """The unmerged axes of a node's output that have more than one element."""
     return [Axis(d, n) for d, n in enumerate(_shape(node)) if n > 1]
-
-
-def reduced_axes(node: fx.Node, axis: Axis) -> bool:
-    """True when ``axis`` of the first operand of a moments node is summed over (so partial results merge)."""
-    return node.target is own.group_moments.default and axis.dim >= 2
 
 
 # --------------------------------------------------------------------------- rules
@@ -439,7 +430,7 @@ def _embedding(node: fx.Node, axis: Axis) -> Sequence[Demand] | None:
 
 
 def _index_select(node: fx.Node, axis: Axis) -> Sequence[Demand]:
-    if axis.dim == int(node.args[1]) % len(_shape(node)):  # type: ignore[call-overload]
+    if axis.dim == int(node.args[1]) % len(_shape(node)):  # type: ignore[arg-type]
         return [WHOLE, Window(Axis(0, axis.extent, axis.outer, axis.inner))]
     return [Window(axis), WHOLE]
 

@@ -45,6 +45,8 @@ def explain_regions(problem: Problem, solution: Solution) -> tuple[Explanation, 
 def _unsliced(problem: Problem, i: int, amap: AxisMap) -> str:
     node = problem.nodes[i]
     live = format_bytes(int(problem.plain_peak[i]))
+    if node.target is ir.own.group_moments.default:
+        return f"runs whole, {live} live: a norm's statistics are sliced only together with what makes their operand"
     value = ir.val(node)
     open_axes = []
     for dim, extent in enumerate(value.shape):

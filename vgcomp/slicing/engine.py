@@ -24,6 +24,8 @@ from vgcomp.targets import Target
 BAND = 0.75
 #: Corrections of one plan before its budget counts as not reachable.
 MOST_CORRECTIONS = 40
+#: Latency, relative to the unsliced program's, that counts as almost no cost.
+CHEAP = 1.03
 #: Relative width at which the search for the smallest budget stops.
 TOLERANCE = 0.01
 
@@ -98,13 +100,12 @@ class Slicer:
             self.progress(f"smallest budget, below {high >> 20} MiB", 0.5)
             found = self.solve(low, (low, high))
             if found is None:
-                return self._bisect(best, low, high)
+                return self._bisect(best, low, high, (low, high))
             best, high = found, found.peak
             if low <= self.floor:
                 return best
 
-    def _bisect(self, best: Solution, low: int, high: int) -> Solution:
-        band = (low, high)
+    def _bisect(self, best: Solution, low: int, high: int, band: tuple[int, int]) -> Solution:
         while high - low > TOLERANCE * high:
             middle = (low + high) // 2
             found = self.solve(middle, band)
@@ -114,22 +115,46 @@ class Slicer:
                 best, high = found, found.peak
         return best
 
-    def front(self, points_a_band: int = 3) -> list[Solution]:
-        """The Pareto front of peak against latency, fastest first and smallest last."""
-        found = [self._unsliced_solution()]
-        high = found[0].peak
+    def front(self, points_a_band: int = 2) -> list[Solution]:
+        """The Pareto front of peak against latency, fastest first and smallest last.
+
+        Where the latency passes ``CHEAP`` times the unsliced one's, and at the smallest budget, it is searched
+        more closely: these are the points that people ask for.
+        """
+        unsliced = self._unsliced_solution()
+        found, high = [unsliced], unsliced.peak
+        cheap = CHEAP * unsliced.seconds
         while True:
             low = max(int(high * BAND), self.floor)
-            budgets = [int(high * (low / high) ** (k / points_a_band)) for k in range(1, points_a_band + 1)]
+            band = (low, high)
             self.progress(f"plans below {high >> 20} MiB", self.floor / high)
-            solved = [self.solve(b, (low, high)) for b in budgets]
-            found.extend(s for s in solved if s is not None)
-            if solved[-1] is None:
-                found.append(self._bisect(found[-1], low, min(found[-1].peak, high)))
-                return pareto(found)
+            above = high
+            for k in range(1, points_a_band + 1):
+                budget = int(high * (low / high) ** (k / points_a_band))
+                solution = self.solve(budget, band)
+                if _is_cheap(found, cheap) and (solution is None or solution.seconds > cheap):
+                    found.extend(self._last_cheap(budget, above, band, cheap))
+                if solution is None:
+                    fitting = min((s for s in found if s.peak <= above), key=lambda s: s.peak, default=found[-1])
+                    return pareto([*found, self._bisect(fitting, budget, min(fitting.peak, above), band)])
+                found.append(solution)
+                above = budget
             high = low
             if low <= self.floor:
                 return pareto(found)
+
+    def _last_cheap(self, low: int, high: int, band: tuple[int, int], seconds: float) -> list[Solution]:
+        """Plans found in bisecting for the smallest budget that takes at most ``seconds``."""
+        found: list[Solution] = []
+        while high - low > 2 * TOLERANCE * high:
+            middle = (low + high) // 2
+            solution = self.solve(middle, band)
+            if solution is None or solution.seconds > seconds:
+                low = middle
+            else:
+                high = min(middle, solution.peak)
+            found.extend([solution] if solution is not None else [])
+        return found
 
     def _unsliced_solution(self) -> Solution:
         timeline = simulate(self.program, self.target, self.cost_model)
@@ -151,3 +176,7 @@ def pareto(found: list[Solution]) -> list[Solution]:
             kept.append(solution)
     return kept
 
+
+def _is_cheap(found: list[Solution], seconds: float) -> bool:
+    """True where the smallest so far takes at most ``seconds``."""
+    return min(found, key=lambda s: s.peak).seconds <= seconds

@@ -57,11 +57,18 @@ class PlanSpace:
         self.which = table[:, 3:6].astype(np.int64)
         self.start = table[:, 6].astype(np.int64)
         #: Edges of one kind begin, end and place their results alike; those that grow have none.
-        self.kind = _kinds(self.candidates, self.which, self.start)
+        kinds, self.kind = _kinds(self.candidates, self.which, self.start)
+        self.n_kinds = len(kinds)
+        #: Kinds with a new buffer for a result, by its size.
+        self.kinds_of_fresh: dict[int, list[int]] = {}
+        for (_, _, placement), number in kinds.items():
+            for buffer in placement.fresh:
+                self.kinds_of_fresh.setdefault(self.sizes[buffer], []).append(number)
         settled = np.nonzero(self.which[:, 1] != GROW)[0]
         #: The edges that do not grow, fastest first.
         self.by_seconds = settled[np.argsort(self.seconds[settled], kind="stable")]
         ends = np.repeat([c.end for c in self.candidates], [len(g) for g in grids]) if grids else np.zeros(0)
+        self.end = ends.astype(np.int64)
         #: Edges ``span[j]:span[j + 1]`` end at boundary j.
         self.span = np.searchsorted(ends, np.arange(problem.n + 2))
 
@@ -94,8 +101,10 @@ class PlanSpace:
         self.peak[choice.edge] = actual
 
 
-def _kinds(candidates: Sequence[Candidates], which: Ints, start: Ints) -> Ints:
-    """A number for each edge, the same where end, start and placement of results are."""
+def _kinds(
+    candidates: Sequence[Candidates], which: Ints, start: Ints
+) -> tuple[dict[tuple[int, int, Placement], int], Ints]:
+    """A number for each edge, the same where end, start and placement of results are; and what it stands for."""
     numbers: dict[tuple[int, int, Placement], int] = {}
     begins, flat = [], []
     for found in candidates:
@@ -103,9 +112,9 @@ def _kinds(candidates: Sequence[Candidates], which: Ints, start: Ints) -> Ints:
         for first, placements in zip(found.firsts, found.placements, strict=True):
             flat.extend(numbers.setdefault((found.end, first, p), len(numbers)) for p in placements)
     if not flat:
-        return np.zeros(0, dtype=np.int64)
+        return numbers, np.zeros(0, dtype=np.int64)
     modes = np.minimum(which[:, 1], CARRY)  # edges that grow place their result otherwise; nobody asks
-    return np.array(flat)[np.array(begins)[which[:, 0]] + 2 * start + modes]
+    return numbers, np.array(flat)[np.array(begins)[which[:, 0]] + 2 * start + modes]
 
 
 def _grid(found: Candidates, index: int) -> Floats:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vgcomp.slicing.choices import Choice, Plan
+from vgcomp.slicing.problem import Bools, Ints
 from vgcomp.slicing.regions import GROW, Grow
 
 if TYPE_CHECKING:
@@ -46,6 +47,20 @@ class _Edge:
     fresh: tuple[int, ...]
 
 
+@dataclass
+class _Rich:
+    """Edges that leave room for a reservation, by end.
+
+    ``begins``: those that make a buffer which may be reserved. ``reserved``: boundaries with such a reservation.
+    """
+
+    rows: Ints
+    first: Ints
+    begins: Bools
+    span: Ints
+    reserved: Bools
+
+
 def shortest(space: PlanSpace, budget: int) -> Plan | None:
     """The least-latency plan whose every edge stays within ``budget`` bytes; None if there is none."""
     return _Search(space, budget).run()
@@ -72,6 +87,7 @@ class _Search:
                 self.extras.setdefault(grow.saved, set()).add(grow.extra)
         wanted = {extra for extras in self.extras.values() for extra in extras}
         #: By extra bytes: the edges that leave room for them.
+        self.edges: dict[int, _Edge] = {}
         self.rich = {extra: self._rich_edges(extra) for extra in sorted(wanted)}
 
     def run(self) -> Plan | None:
@@ -103,19 +119,31 @@ class _Search:
             found.setdefault(candidates.end, []).append((row, grow))
         return found
 
-    def _rich_edges(self, extra: int) -> dict[int, list[_Edge]]:
-        """By end: for each start and placement of results, the cheapest edge that leaves room for ``extra``."""
+    def _rich_edges(self, extra: int) -> _Rich:
+        """For each end, start and placement of results, the cheapest edge that leaves room for ``extra``."""
         space = self.space
         rows = space.by_seconds[(space.peak + extra <= self.budget)[space.by_seconds]]
         _, cheapest = np.unique(space.kind[rows], return_index=True)
-        found: dict[int, list[_Edge]] = {}
-        for row in rows[np.sort(cheapest)].tolist():
+        rows = rows[np.sort(cheapest)]
+        ends = space.end[rows]
+        order = np.argsort(ends, kind="stable")
+        rows = rows[order]
+        begins = np.zeros(space.n_kinds, dtype=bool)
+        for size, extras in self.extras.items():
+            if extra in extras:
+                begins[space.kinds_of_fresh.get(size, [])] = True
+        span = np.searchsorted(ends[order], np.arange(self.problem.n + 2))
+        reserved = np.zeros(self.problem.n + 1, dtype=bool)
+        return _Rich(rows, space.first[rows], begins[space.kind[rows]], span, reserved)
+
+    def _edge(self, row: int) -> _Edge:
+        if row not in self.edges:
+            space = self.space
             candidates, start = space.candidates[space.which[row, 0]], int(space.start[row])
             placement = candidates.placements[start][space.which[row, 1]]
             first, peak, seconds = candidates.firsts[start], float(space.peak[row]), float(space.seconds[row])
-            edge = _Edge(row, first, peak, seconds, dict(placement.taken), placement.fresh)
-            found.setdefault(candidates.end, []).append(edge)
-        return found
+            self.edges[row] = _Edge(row, first, peak, seconds, dict(placement.taken), placement.fresh)
+        return self.edges[row]
 
     def _end_reservations(self, j: int) -> None:
         for row, grow in self.grows.get(j, ()):
@@ -133,9 +161,11 @@ class _Search:
         for (extra, buffer), state in self.states[j - 1].items():
             if self.problem.plain_peak[j - 1] + extra <= self.budget and self.problem.last[buffer] >= j:
                 self._improve(j, (extra, buffer), state.cost + self.problem.seconds[j - 1], j - 1, (extra, buffer), -1)
-        for extra, edges in self.rich.items():
-            for edge in edges.get(j, ()):
-                self._through(j, edge, extra)
+        for extra, rich in self.rich.items():
+            here = slice(rich.span[j], rich.span[j + 1])
+            worth = rich.begins[here] | rich.reserved[rich.first[here]]
+            for row in rich.rows[here][worth].tolist():
+                self._through(j, self._edge(row), extra)
 
     def _through(self, j: int, edge: _Edge, extra: int) -> None:
         for key, state in self.states[edge.first].items():
@@ -158,6 +188,7 @@ class _Search:
     def _improve(self, j: int, key: _Key, cost: float, before: int, old: _Key | None, edge: int) -> None:
         known = self.states[j].get(key)
         if np.isfinite(cost) and (known is None or cost < known.cost):
+            self.rich[key[0]].reserved[j] = True
             self.states[j][key] = _State(cost, before, old, edge)
 
     # -- the path

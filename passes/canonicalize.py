@@ -18,7 +18,8 @@ Rewrites, each bit-exact, repeated until none applies:
 * views that change nothing (same shape, same strides) go: their readers read the base;
 * a ``reshape`` or ``permute`` of the same kind of node reads that one's base;
 * a node equal to an earlier one (same op, same arguments) takes that one's place where this cannot
-  hold a tensor alive for longer: views, and ops whose result is at most ``cheap_bytes``.
+  hold a tensor alive for longer: views, and ops whose result is at most ``cheap_bytes`` and is nowhere
+  written over.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import torch
 from torch import fx
 
 from vgcomp import infer, ir
+from vgcomp.loops import Root, operands_of, storage_root
 from vgcomp.passes.base import PassContext, PassResult
 from vgcomp.program import Program
 from vgcomp.result import Equivalence
@@ -128,19 +130,32 @@ def _is_view(node: fx.Node) -> bool:
 def _merge_equal(graph: fx.Graph, cheap_bytes: int) -> int:
     """Readers of a repeated node read its first occurrence."""
     seen: dict[Hashable, fx.Node] = {}
+    written_over = _written_over(graph)
     merged = 0
     for node in list(graph.nodes):
         if node.op not in ("call_function", "get_attr") or ir.is_loop(node) or "reuse" in node.meta:
             continue
         # A read of a loop's result is a name, not a tensor; views and small results hold little.
         free = node.op == "get_attr" or ir.is_getitem(node) or (node.target in ir.VIEW_OPS and _is_view(node))
-        if not free and ir.nbytes(ir.val(node)) > cheap_bytes:
+        if not free and (ir.nbytes(ir.val(node)) > cheap_bytes or storage_root(node) in written_over):
             continue
         first = seen.setdefault((node.op, node.target, _key(node.args), _key(node.kwargs)), node)
         if first is not node and node.users:
             node.replace_all_uses_with(first)
             merged += 1
     return merged
+
+
+def _written_over(graph: fx.Graph) -> set[Root]:
+    """Storages that an op or a loop takes for its result: another reader of the value might come too late."""
+    found: set[Root] = set()
+    for node in graph.nodes:
+        if "reuse" in node.meta:
+            found.add(storage_root(node))
+        if ir.is_loop(node):
+            operands = operands_of(node)
+            found.update(storage_root(operands[r.into]) for r in ir.loop_of(node).results if r.into is not None)
+    return found
 
 
 def _key(value: Any) -> Hashable:

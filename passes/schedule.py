@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from vgcomp import ir
 from vgcomp.memory import peak_activation_bytes
 from vgcomp.passes.base import PassContext, PassResult
 from vgcomp.program import Program
@@ -30,6 +31,10 @@ class Schedule:
     equivalence: ClassVar[Equivalence] = "exact"
 
     def run(self, program: Program, context: PassContext) -> PassResult:
+        if any(ir.is_loop(node) for node in program.graph.nodes):
+            # A loop may write over an operand: what reads that before must not move behind it.
+            reason = "it is sliced already: a plan rests on its order"
+            return PassResult(program, False, {}, (Explanation(program.name, self.name, reason),))
         ordered, moved = reorder(program.graph)
         if not moved:
             return PassResult(program, changed=False)

@@ -244,6 +244,8 @@ class _Analysis:
             return
         if node in self.direct:
             self._new(node, 0, 2 * i, "operand")
+            if self.workspace == "cpu":
+                self.extra[2 * i] += workspace_bytes(node)
             return
         base = alias_base(node)
         if base is not None:

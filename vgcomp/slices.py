@@ -37,11 +37,13 @@ def slice_copies(strides: Sequence[int], axis: Axis | None, span: Span | None) -
     """True when :func:`read_slice` has to copy.
 
     That is for an inner factor of a merged dimension (``outer > 1``) cut short: rows
-    ``extent * inner`` apart cannot merge into one dimension of ``length * inner`` a row.
+    ``extent * inner`` apart cannot merge into one dimension of ``length * inner`` a row, unless a row is
+    one element (a frame of each batch, say).
     """
     if axis is None or span is None or axis.outer == 1:
         return False
-    return span[1] - span[0] < axis.extent and strides[axis.dim] != 0
+    length = span[1] - span[0]
+    return length < axis.extent and length * axis.inner > 1 and strides[axis.dim] != 0
 
 
 def write_slice(buffer: Tensor, axis: Axis, span: Span, value: Tensor) -> None:

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import fx
 
-from tests.graph_builder import Builder, aten
+from tests.graph_builder import Builder, aten, slice_of, spans
 from tests.passes.test_pipeline import context
 from tests.sliced_examples import EXAMPLES
 from tests.test_simulate import program_of
+from vgcomp import ir
 from vgcomp.check import check
 from vgcomp.passes.base import PassResult
 from vgcomp.passes.canonicalize import Canonicalize
@@ -107,3 +108,22 @@ def test_an_input_is_not_returned_as_an_output() -> None:
 def test_loops_pass_through(name: str) -> None:
     for graph in EXAMPLES[name]():
         run(graph)
+
+
+@pytest.mark.parametrize("reader", ["loop", "op"])
+def test_what_is_written_over_is_not_read_instead_of_its_equal(reader: str) -> None:
+    """Two equal values; one of them dies in a loop, or an op, that writes over it."""
+    b = Builder()
+    x = b.input("x", (4, 8))
+    one, two = b.call(aten.neg.default, x), b.call(aten.neg.default, x)
+    if reader == "op":
+        out = b.call(aten.exp.default, one, reuse=0)
+    else:
+        inner = Builder()
+        part = inner.value("part", slice_of(one, ir.Axis(0, 4), (0, 2)))
+        body = ir.Body(inner.done(inner.call(aten.exp.default, part)), (0,), (0,))
+        steps = tuple(ir.Step(0, (span,), (span,)) for span in spans(4, 2))
+        result = ir.Result((4, 8), torch.float32, ir.Axis(0, 4), into=0)
+        (out,) = b.loop(ir.Loop("rows", (body,), steps, (ir.Axis(0, 4),), (result,)), [one])
+    _, outcome = run(b.done(out, b.call(aten.abs.default, two)))
+    assert not outcome.changed

@@ -106,7 +106,8 @@ def _kinds(
 ) -> tuple[dict[tuple[int, int, Placement], int], Ints]:
     """A number for each edge, the same where end, start and placement of results are; and what it stands for."""
     numbers: dict[tuple[int, int, Placement], int] = {}
-    begins, flat = [], []
+    begins: list[int] = []
+    flat: list[int] = []
     for found in candidates:
         begins.append(len(flat))
         for first, placements in zip(found.firsts, found.placements, strict=True):

@@ -195,7 +195,8 @@ class _Search:
 
     def _trace(self) -> Plan:
         choices: list[Choice] = []
-        peak, j, key = 0, self.problem.n, None
+        peak, j = 0, self.problem.n
+        key: _Key | None = None
         while j > 0:
             state = self.states[j][key] if key is not None else None
             edge = int(self.via[j]) if state is None else state.edge

@@ -14,21 +14,12 @@ import numpy as np
 from torch import fx
 
 from vgcomp.ir import Axis
+from vgcomp.slicing.candidates import grow_regions, region_at
 from vgcomp.slicing.choices import Choice, Plan
 from vgcomp.slicing.emit import BuiltLoop
+from vgcomp.slicing.growth import Limits
 from vgcomp.slicing.problem import Bools, Floats, Ints, Problem
-from vgcomp.slicing.regions import (
-    CARRY,
-    GROW,
-    RECOMPUTE,
-    Candidates,
-    Limits,
-    Placement,
-    Region,
-    grow_regions,
-    joined,
-    region_at,
-)
+from vgcomp.slicing.regions import CARRY, GROW, RECOMPUTE, Candidates, Placement, Region, joined
 from vgcomp.slicing.seeds import seed_axes
 from vgcomp.slicing.shortest import shortest
 

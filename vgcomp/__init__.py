@@ -11,6 +11,8 @@ Names are resolved on first use: ``import vgcomp`` alone is cheap, and ``vgcomp 
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,9 +41,20 @@ def __getattr__(name: str) -> Any:
     if module is None:
         raise AttributeError(f"module 'vgcomp' has no attribute {name!r}")
     value = getattr(importlib.import_module(module), name)
-    # Importing vgcomp.capture binds the submodule to this name; the function must win.
     globals()[name] = value
     return value
+
+
+class _Package(ModuleType):
+    """Importing ``vgcomp.capture``, by whomever, would bind the submodule to this name; the function must win."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _EXPORTS and isinstance(value, ModuleType):
+            return
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

@@ -83,6 +83,8 @@ class Row:
     points: int
     seconds: float
     rss_bytes: int
+    #: (activation bytes, latency ratio) of every point.
+    front: list[tuple[int, float]]
 
 
 def measure(case: Case, target: str) -> Row:
@@ -99,6 +101,7 @@ def measure(case: Case, target: str) -> Row:
         cheap.peak_activation_bytes, cheap.latency_s / before.latency_s, int(case.cheap * unit),
         least.peak_activation_bytes, least.latency_s / before.latency_s, int(case.least * unit),
         len(report.front), time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        [(point.peak_activation_bytes, point.latency_s / before.latency_s) for point in report.front],
     )  # fmt: skip
 
 

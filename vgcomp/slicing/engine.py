@@ -21,11 +21,13 @@ from vgcomp.slicing.rewrite import drop_dead, rewrite
 from vgcomp.targets import Target
 
 #: Budgets that one plan space serves: from this fraction of the largest up to it.
-BAND = 0.75
+BAND = 0.6
 #: Corrections of one plan before its budget counts as not reachable.
 MOST_CORRECTIONS = 40
 #: Latency, relative to the unsliced program's, that counts as almost no cost.
 CHEAP = 1.03
+#: Beyond this latency the front gets one point a band.
+DEAR = 2.0
 #: Relative width at which the search for the smallest budget stops.
 TOLERANCE = 0.01
 
@@ -115,7 +117,7 @@ class Slicer:
                 best, high = found, found.peak
         return best
 
-    def front(self, points_a_band: int = 2) -> list[Solution]:
+    def front(self, points_a_band: int = 3) -> list[Solution]:
         """The Pareto front of peak against latency, fastest first and smallest last.
 
         Where the latency passes ``CHEAP`` times the unsliced one's, and at the smallest budget, it is searched
@@ -129,8 +131,9 @@ class Slicer:
             band = (low, high)
             self.progress(f"plans below {high >> 20} MiB", self.floor / high)
             above = high
-            for k in range(1, points_a_band + 1):
-                budget = int(high * (low / high) ** (k / points_a_band))
+            points = points_a_band if found[-1].seconds < DEAR * unsliced.seconds else 1
+            for k in range(1, points + 1):
+                budget = int(high * (low / high) ** (k / points))
                 solution = self.solve(budget, band)
                 if _is_cheap(found, cheap) and (solution is None or solution.seconds > cheap):
                     found.extend(self._last_cheap(budget, above, band, cheap))

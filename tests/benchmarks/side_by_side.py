@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.side_by_side                   # minutes on a CPU; writes results/
     python -m tests.benchmarks.side_by_side --only svd-unet --frames 14 --no-write
+    python -m tests.benchmarks.side_by_side --fronts tests/benchmarks/results/DATE-full-size.json
 
 Peaks and latencies are of the full-size network on tensors without data: 576x1024, fp16, batch 2 for the UNets.
 
@@ -164,25 +165,38 @@ def relative_error(found: Tensor, wanted: Tensor) -> float:
 # -- vgcomp ---------------------------------------------------------------------------------------
 
 
-def compiled_rows(network: str, frames: int, target: str) -> list[Row]:
-    """The unmodified graph and points of the front."""
+#: A front as (activation bytes, latency relative to the unmodified graph).
+Front = Sequence[tuple[int, float]]
+
+
+def compiled_rows(network: str, frames: int, target: Target, front: Front | None) -> list[Row]:
+    """The unmodified graph and points of the front; of the one given, if it is known already."""
+    unmodified = unmodified_row(network, frames, target)
+    base = unmodified.latency_s
+    found = front if front is not None else computed_front(network, frames, target.name)
+    points = {f"vgcomp, ≤ {most} × latency": [p for p in found if p[1] <= most] for most in LATENCIES}
+    error = compiled_error(network, target.name)
+    rows = [unmodified]
+    for name, fitting in {**points, "vgcomp, least memory": list(found)}.items():
+        if fitting:
+            peak, ratio = min(fitting)
+            rows.append(Row(network, frames, name, peak, ratio * base, ratio, error))
+    return rows
+
+
+def computed_front(network: str, frames: int, target: str) -> Front:
+    """What ``vgcomp optimize`` reports of the full-size network."""
     from vgcomp.optimize import optimize
 
-    program = build(network, frames=frames, **SIZE)
-    report = optimize(program, target=target).report
-    base = report.before.latency_s
-    rows = [Row(network, frames, "unmodified", report.before.peak_activation_bytes, base, 1.0, None)]
-    points = {
-        f"vgcomp, ≤ {most} × latency": [point for point in report.front if point.latency_s <= most * base]
-        for most in LATENCIES
-    }
-    error = compiled_error(network, target)
-    for name, fitting in {**points, "vgcomp, least memory": list(report.front)}.items():
-        if fitting:
-            point = min(fitting, key=lambda p: p.peak_activation_bytes)
-            ratio = point.latency_s / base
-            rows.append(Row(network, frames, name, point.peak_activation_bytes, point.latency_s, ratio, error))
-    return rows
+    report = optimize(build(network, frames=frames, **SIZE), target=target).report
+    return [(point.peak_activation_bytes, point.latency_s / report.before.latency_s) for point in report.front]
+
+
+def known_fronts(file: Path | None) -> dict[tuple[str, int], Front]:
+    """The fronts in a file of :mod:`tests.benchmarks.full_size`, by network and frames."""
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file else []
+    sized = [row for row in rows if "frames" in row["settings"]]
+    return {(row["network"], row["settings"]["frames"]): [(p, r) for p, r in row["front"]] for row in sized}
 
 
 @cache
@@ -209,10 +223,10 @@ def unmodified_row(network: str, frames: int, target: Target) -> Row:
 # -- the table ------------------------------------------------------------------------------------
 
 
-def rows_of(network: str, frames: int, target: Target, *, ours: bool) -> list[Row]:
+def rows_of(network: str, frames: int, target: Target, *, ours: bool, front: Front | None = None) -> list[Row]:
     """Every method's line for one network."""
     begin = time.perf_counter()
-    compiled = compiled_rows(network, frames, target.name) if ours else [unmodified_row(network, frames, target)]
+    compiled = compiled_rows(network, frames, target, front) if ours else [unmodified_row(network, frames, target)]
     _say(f"{network}, {frames} frames, {'vgcomp' if ours else 'unmodified'}: {time.perf_counter() - begin:.0f} s")
     unmodified, *points = compiled
     rows = [unmodified]
@@ -278,16 +292,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, help="only the cases of that many frames")
     parser.add_argument("--target", default="a100")
     parser.add_argument("--without-vgcomp", action="store_true", help="leave out the compiled rows")
+    parser.add_argument("--fronts", type=Path, help="take the fronts from this file, which full_size wrote")
     parser.add_argument("--no-write", action="store_true", help="print the table and write nothing")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     target = load_target(options.target)
+    fronts = known_fronts(options.fronts)
     begin = time.perf_counter()
     rows: list[Row] = []
     for network, frames in CASES:
         if (options.only and network not in options.only) or (options.frames and frames != options.frames):
             continue
-        rows += rows_of(network, frames, target, ours=not options.without_vgcomp)
+        rows += rows_of(network, frames, target, ours=not options.without_vgcomp, front=fronts.get((network, frames)))
         if not options.no_write:  # after each network: a run that is stopped leaves what it has
             write(rows, target.name, time.perf_counter() - begin, options.out)
     print(markdown(rows, target.name))

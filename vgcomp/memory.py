@@ -245,7 +245,7 @@ class _Analysis:
         if node in self.direct:
             self._new(node, 0, 2 * i, "operand")
             if self.workspace == "cpu":
-                self.extra[2 * i] += workspace_bytes(node)
+                self.extra[2 * i] += workspace_bytes(node, direct=True)
             return
         base = alias_base(node)
         if base is not None:

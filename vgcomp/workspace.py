@@ -15,17 +15,21 @@ from torch import Tensor, fx
 from torch._subclasses import FakeTensor
 
 from vgcomp import ir
-from vgcomp.inplace import call_into
+from vgcomp.inplace import call_into, write_to
 from vgcomp.track import LiveTracker
 
 _measured: dict[object, tuple[int, int]] = {}
 
 
-def workspace_bytes(node: fx.Node, *, merge: Any = None) -> int:
+def workspace_bytes(node: fx.Node, *, merge: Any = None, direct: bool = False) -> int:
     """Most bytes that a node's op holds on the CPU beside its inputs and its output.
 
-    With ``merge``: those of merging two values like the node's by that op.
+    With ``merge``: those of merging two values like the node's by that op. With ``direct``: those of writing into
+    a tensor that is there before.
     """
+    if direct:
+        into = _Into(node.target, tuple(ir.val(node).shape), ir.val(node).dtype)
+        return _measure(into, fx.map_arg(node.args, ir.val), fx.map_arg(node.kwargs, ir.val))[1]  # type: ignore[arg-type]
     if merge is not None:
         return _measure(merge, (ir.val(node), ir.val(node)), {})[1]
     return _of_node(node)[1]
@@ -55,6 +59,20 @@ class _InPlace:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         return call_into(self.target)(args[self.index], self.index, list(args), kwargs)
+
+
+@dataclass(frozen=True)
+class _Into:
+    """An op that writes into a given tensor, as a callable that can be a key."""
+
+    target: Any
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        out = torch.empty(self.shape, dtype=self.dtype)
+        write_to(self.target)(out, list(args), kwargs)
+        return out
 
 
 def _measure(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from vgcomp.simulate import Timeline, simulate
 from vgcomp.slicing.engine import Slicer, Solution
 from vgcomp.targets import Target, load_target
 from vgcomp.units import format_bytes, parse_bytes
+from vgcomp.verify import verify
 
 if TYPE_CHECKING:
     from vgcomp.backends.torch_module import TorchModule
@@ -115,7 +116,10 @@ def optimize(
 def _front(done: PipelineResult, context: PassContext) -> list[Solution]:
     """The front of what the pipeline made of the program."""
     slicer = Slicer(done.program, context.target, context.cost_model, context.progress)
-    return slicer.front()
+    front = slicer.front()
+    for solution in front:
+        verify(solution.program)
+    return front
 
 
 def _checked(

@@ -6,10 +6,15 @@ the budget the edge is corrected and the path searched again, so what is returne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import fx
+
+from vgcomp import ir
 from vgcomp.cost_models.base import CostModel
+from vgcomp.loops import operands_of, storage_root
 from vgcomp.memory import Workspace, analyse
 from vgcomp.program import Program
 from vgcomp.simulate import simulate, workspace_of
@@ -19,6 +24,7 @@ from vgcomp.slicing.prepare import assign_reuse, split_group_norms
 from vgcomp.slicing.problem import make_problem
 from vgcomp.slicing.rewrite import drop_dead, rewrite
 from vgcomp.targets import Target
+from vgcomp.verify_loops import storage_size
 
 #: Budgets that one plan space serves: from this fraction of the largest up to it.
 BAND = 0.6
@@ -79,6 +85,11 @@ class Slicer:
             if plan is None:
                 return None
             written = rewrite(space, plan)
+            cramped = [c for c, nodes in written.nodes_of if c.grow and not all(map(_has_room, nodes))]
+            if cramped:  # a result on the way did not stay where the search took it to be
+                for choice in cramped:
+                    space.forbid(choice)
+                continue
             liveness = analyse(written.graph, workspace=self.workspace)
             if liveness.peak <= budget:
                 program = self.program.with_graph(written.graph)
@@ -178,6 +189,17 @@ def pareto(found: list[Solution]) -> list[Solution]:
         if not kept or solution.peak < kept[-1].peak:
             kept.append(solution)
     return kept
+
+
+def _has_room(node: fx.Node) -> bool:
+    """True where each result that a loop lays over an operand fits its storage."""
+    for result in ir.loop_of(node).results:
+        if result.into is None:
+            continue
+        root, index = storage_root(operands_of(node)[result.into])
+        if math.prod(result.shape) * result.dtype.itemsize > storage_size(root, index):
+            return False
+    return True
 
 
 def _is_cheap(found: list[Solution], seconds: float) -> bool:

@@ -21,7 +21,9 @@ def placed(growth: Growth, first: int, mode: int) -> tuple[Into, ...]:
     free = dict(growth.pending)
     for result in growth.results():
         size = growth.problem.size[result]
-        for x, wanted in free.items():
+        # First what the op itself would overwrite: names of buffers, and what is reserved in them, then stay.
+        own = growth.problem.buffer[result]
+        for x, wanted in sorted(free.items(), key=lambda item: growth.problem.buffer.get(item[0]) is not own):
             if growth.problem.size[x] != size or wanted.clash:
                 continue
             if (mode == RECOMPUTE and wanted.halo) or _read_whole(growth, x):

@@ -79,6 +79,12 @@ class PlanSpace:
         """The chosen region in full."""
         return region_at(self.problem, self.limits, choice.end, choice.axis, choice.first)
 
+    def forbid(self, choice: Choice) -> None:
+        """Takes an edge out, and those that slice the same region the same way into other numbers."""
+        lo, hi = self.span[choice.end], self.span[choice.end + 1]
+        kin = np.all(self.which[lo:hi, :2] == self.which[choice.edge, :2], axis=1)
+        self.peak[lo:hi][kin & (self.start[lo:hi] == self.start[choice.edge])] = np.inf
+
     def correct(self, choice: Choice, actual: int) -> None:
         """Replaces an edge's predicted peak by what the built loop takes, and scales its kin alike."""
         index, mode, _ = self.which[choice.edge]

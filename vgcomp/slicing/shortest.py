@@ -182,8 +182,9 @@ class _Search:
         extra, buffer = key
         if buffer in edge.taken:
             return extra, edge.taken[buffer]
-        alive = self.problem.last[buffer] >= j
-        return key if alive and buffer not in edge.fresh else None
+        if buffer in edge.fresh or buffer in edge.taken.values():
+            return None  # from here on that name stands for other memory
+        return key if self.problem.last[buffer] >= j else None
 
     def _improve(self, j: int, key: _Key, cost: float, before: int, old: _Key | None, edge: int) -> None:
         known = self.states[j].get(key)

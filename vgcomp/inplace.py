@@ -31,7 +31,14 @@ def can_reuse(target: Any) -> bool:
 
 def can_write(node: fx.Node) -> bool:
     """True for a node whose op can write its result into a given tensor of any strides, without a temporary."""
-    return node.op == "call_function" and (can_reuse(node.target) or node.target in _BY_COPY or node.target is _CAT)
+    if node.op != "call_function" or _ignores_strides(node):
+        return False
+    return can_reuse(node.target) or node.target in _BY_COPY or node.target is _CAT
+
+
+def _ignores_strides(node: fx.Node) -> bool:
+    """True for the exact ``gelu``: its CPU kernel (oneDNN's, torch 2.13) leaves a strided result unwritten."""
+    return node.target is aten.gelu.default and node.kwargs.get("approximate", "none") == "none"
 
 
 def write_to(target: Any) -> Callable[[Tensor, list[Any], dict[str, Any]], None]:

@@ -6,12 +6,15 @@ import time
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vgcomp.cli import options
 from vgcomp.cli.console import progress, say
+
+if TYPE_CHECKING:
+    from vgcomp.program import Program
 
 
 class Emit(StrEnum):
@@ -60,6 +63,8 @@ def optimize(
     for path in reports:
         write_report(done, path)
     _print(done.report, reports, out, dry_run)
+    if done.report.artifacts:
+        _say_absent(done.program)
 
 
 def checked_options(target: str, mem: str | None, passes: str | None, reports: Sequence[Path], out: Path | None) -> str:
@@ -81,6 +86,16 @@ def checked_options(target: str, mem: str | None, passes: str | None, reports: S
     if passes is not None:
         parse_spec(passes)
     return target
+
+
+def _say_absent(program: Program) -> None:
+    """One line where weights were not found: which file the result will read them from."""
+    from vgcomp.weights import FileData
+
+    paths = {weight.data.path for weight in program.weights.values() if isinstance(weight.data, FileData)}
+    missing = sorted(path.name for path in paths if not path.exists())
+    if missing:
+        say(f"Weights that are not there are referenced: put {', '.join(missing)} beside the result to run it")
 
 
 def _print(report: object, reports: Sequence[Path], out: Path | None, dry_run: bool) -> None:

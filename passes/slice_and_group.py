@@ -20,6 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import fx
+
 from vgcomp import ir
 from vgcomp.errors import Infeasible
 from vgcomp.memory import analyse
@@ -52,7 +54,9 @@ class SliceAndGroup:
         if slicer.unsliced <= budget:
             why = f"its activations, {format_bytes(slicer.unsliced)}, fit the budget as they are"
             return PassResult(program, False, {}, (self._because(program.name, why),))
-        solution = slicer.solve(budget) if budget > slicer.floor else None
+        if budget <= slicer.floor:
+            raise infeasible(program, slicer.roughly_smallest(), context.memory)
+        solution = slicer.solve(budget)
         # The search for the smallest looks at more plans the lower it gets, and may find one that fits after all.
         solution = solution or slicer.smallest()
         if solution.peak > budget:
@@ -79,11 +83,19 @@ def sliced_result(program: Program, slicer: Slicer, solution: Solution) -> PassR
 def infeasible(program: Program, smallest: Solution, memory: int) -> Infeasible:
     """The error that names the smallest budget and what stands at its peak."""
     node = analyse(smallest.program.graph).peak_node
-    culprit = str(node) if node is not None else "the inputs and outputs"
-    total = smallest.peak + program.weight_bytes()
+    culprit = _named(node) if node is not None else "the inputs and outputs"
+    weights = program.weight_bytes()
+    total = smallest.peak + weights
     return Infeasible(
-        f"no program of {program.name} fits {format_bytes(memory)}: the smallest found takes {format_bytes(total)} "
-        f"({format_bytes(program.weight_bytes())} of it weights), with {culprit} at its peak",
+        f"no program of {program.name} fits {format_bytes(memory)}: the smallest found takes {format_bytes(total)}, "
+        f"{format_bytes(weights)} of it weights",
         smallest_bytes=total,
         culprit=culprit,
     )
+
+
+def _named(node: fx.Node) -> str:
+    """A node by a name that the network's author knows: a loop by its result."""
+    if not ir.is_loop(node):
+        return node.name
+    return f"the loop that makes {next(iter(node.users)).name}"

@@ -28,12 +28,16 @@ from vgcomp.verify_loops import storage_size
 
 #: Budgets that one plan space serves: from this fraction of the largest up to it.
 BAND = 0.6
+#: For one budget: how far below it an op is sliced too, where that helps what runs beside it.
+HEADROOM = 0.8
 #: Corrections of one plan before its budget counts as not reachable.
 MOST_CORRECTIONS = 40
 #: Latency, relative to the unsliced program's, that counts as almost no cost.
 CHEAP = 1.03
 #: Beyond this latency the front gets one point a band.
 DEAR = 2.0
+#: The same, as a ratio, where a rough answer will do.
+ROUGH = 1.08
 #: Relative width at which the search for the smallest budget stops.
 TOLERANCE = 0.01
 
@@ -78,7 +82,7 @@ class Slicer:
 
     def solve(self, budget: int, band: tuple[int, int] | None = None) -> Solution | None:
         """The least-latency plan within ``budget`` activation bytes; None if none was found."""
-        space = self._space(*(band or (budget, budget)))
+        space = self._space(*(band or (int(budget * HEADROOM), budget)))
         allowed = budget
         for _ in range(MOST_CORRECTIONS):
             plan = space.best(allowed)
@@ -117,6 +121,23 @@ class Slicer:
             best, high = found, found.peak
             if low <= self.floor:
                 return best
+
+    def roughly_smallest(self) -> Solution:
+        """A plan of little memory, within some per cent of the least: what to tell who asked for far too little.
+
+        Bisects budgets by ratio, each with the few edges that matter to it alone.
+        """
+        best = self._unsliced_solution()
+        low, high = max(self.floor, best.peak // 64, 1), best.peak
+        while high > low * ROUGH:
+            middle = int((low * high) ** 0.5)
+            self.progress(f"smallest budget, {middle >> 20} MiB", 0.5)
+            found = self.solve(middle)
+            if found is None:
+                low = middle
+            else:
+                best, high = found, min(found.peak, middle)
+        return best
 
     def _bisect(self, best: Solution, low: int, high: int, band: tuple[int, int]) -> Solution:
         while high - low > TOLERANCE * high:

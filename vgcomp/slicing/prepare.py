@@ -33,7 +33,7 @@ def split_group_norms(graph: fx.Graph) -> int:
         with graph.inserting_before(node):
             moments = call(graph, own.group_moments.default, (x, groups))
             applied = call(graph, own.group_norm_apply.default, (x, moments, groups, weight, bias, eps))
-        if ir.val(applied).stride() != ir.val(node).stride():
+        if _layout(applied) != _layout(node):
             graph.erase_node(applied)
             graph.erase_node(moments)
             continue
@@ -41,6 +41,12 @@ def split_group_norms(graph: fx.Graph) -> int:
         graph.erase_node(node)
         count += 1
     return count
+
+
+def _layout(node: fx.Node) -> list[int]:
+    """The strides that say where elements lie: those of dimensions of size 1 do not."""
+    value = ir.val(node)
+    return [stride for size, stride in zip(value.shape, value.stride(), strict=True) if size != 1]
 
 
 def group_norm_args(node: fx.Node) -> tuple[Any, Any, Any, Any, float]:

@@ -207,13 +207,22 @@ def _end_before(problem: Problem, start: int) -> int:
 
 
 def _cuts(problem: Problem, threshold: int) -> Iterator[int]:
-    """Boundaries worth cutting at: few enough bytes cross, and not amid a run where as many cross all along.
+    """Boundaries worth cutting at: few enough bytes cross, and not amid a chain along which as many cross.
 
-    Along such a run (an elementwise chain, say) a cut in the middle materialises as much as one at either end.
+    Along a chain (elementwise ops, say) a cut in the middle materialises as much as one at either end. Where the
+    op after the cut reads nothing of the one before (a norm of the queries and then one of the keys), no region
+    could hold both, and the cut stays.
     """
     crossing = problem.crossing
     solid = [j for j in range(problem.n) if not problem.is_view[j]]
     for before, j, after in zip([0, *solid], solid, [*solid[1:], problem.n], strict=False):
-        if crossing[j] <= threshold and not crossing[before] == crossing[j] == crossing[after]:
+        level = crossing[before] == crossing[j] == crossing[after]
+        if crossing[j] <= threshold and not (level and _reads(problem, j, before)):
             yield j
     yield problem.n
+
+
+def _reads(problem: Problem, j: int, before: int) -> bool:
+    """True where op j reads the buffer that op ``before`` makes."""
+    made = problem.buffer.get(problem.nodes[before])
+    return any(problem.buffer.get(x) is made for x in problem.nodes[j].all_input_nodes)

@@ -133,7 +133,7 @@ def test_another_packages_broken_pass_is_unavailable(monkeypatch: pytest.MonkeyP
 
 
 def test_every_built_in_pass_loads_and_keeps_its_name() -> None:
-    for name in registry.BUILTIN:
+    for name in registry.BUILTIN.keys() - {Sample.name}:
         cls = registry.pass_class(name)
         assert cls.name == name
         assert isinstance(cls(), Pass)

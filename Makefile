@@ -1,4 +1,4 @@
-# make demo   the main job at full size (planned, no weights needed), then a small network run and checked
+# make demo   the main job at full size (planned, no weights needed), then a small network checked and its memory measured
 # make test   style, types and tests
 # Both need Python 3.11 or later and nothing else; packages go into $(VENV).
 
@@ -17,9 +17,9 @@ SOURCES := vgcomp passes cost_models targets models
 
 demo: $(STAMP)
 	$(BIN)/vgcomp optimize svd-vae-decoder --set frames=14 --set height=576 --set width=1024 \
-		--target a100 --mem 8GB --dry-run
-	$(BIN)/vgcomp optimize svd-vae-decoder-small --target cpu --check -o out/demo
-	@echo "Wrote out/demo: the optimized network and its report."
+		--target a100 --mem 4.5GB --dry-run
+	$(BIN)/vgcomp optimize svd-vae-decoder-small --target cpu --mem 7MB --check -o out/demo
+	$(BIN)/python -m tests.benchmarks.measured_peak svd-vae-decoder-small out/demo/optimized
 
 test: lint typecheck unit
 

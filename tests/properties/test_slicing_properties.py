@@ -33,9 +33,9 @@ def slicer_of(program: Program) -> Slicer:
 
 
 def assert_same(found: Program, wanted: Program) -> None:
-    """Up to rounding, which a norm of nearly equal numbers blows up by 1 / sqrt(eps), 300 or so."""
+    """Up to rounding, which a norm of nearly equal numbers blows up."""
     for got, value in zip(run(found), run(wanted), strict=True):
-        assert (got - value).abs().max() <= 1e-4 * value.abs().max().clamp(min=1.0)
+        assert (got - value).abs().max() <= 1e-5 * value.abs().max().clamp(min=1.0)
 
 
 @quick

@@ -113,12 +113,12 @@ def test_causal_decoders_stream_over_frames(name: str, frames: int) -> None:
     assert relative_error(found, wanted) <= REASSOCIATED
     hold_their_memory(program, wanted)
     hold_their_memory(streamed, found)
+    assert found.peak < 0.8 * wanted.peak
 
 
 def _streams(slicer: Slicer, choice: Choice) -> bool:
-    """Line buffers along the frames, dimension 2 of (B, C, T, H, W)."""
-    value = ir.val(slicer.problem.nodes[choice.end - 1])
-    return choice.carry and value.dim() == 5 and choice.axis.dim == 2
+    """Line buffers along the frames, dimension 2 of (B, C, T, H, W), up to the network's output."""
+    return choice.carry and choice.axis.dim == 2 and choice.end == slicer.problem.n
 
 
 def _last_loop(program: Program) -> str:

@@ -12,7 +12,7 @@ FOLDERS = {name: ROOT / name for name in ("passes", "cost_models", "targets", "m
 LAYERS = (
     ("errors", "files", "max_flow", "ops", "result", "units"),
     ("ir",),
-    ("infer", "inplace", "loops", "slices", "track", "weights", "workspace"),
+    ("infer", "inplace", "loops", "slice_bytes", "slices", "track", "weights", "workspace"),
     ("program", "serialize", "text", "verify", "verify_loops"),
     ("axes", "capture", "lower_bound", "memory", "normalize", "onnx_import"),
     ("cost_models", "models", "targets"),

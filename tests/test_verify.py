@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests import sliced_examples
-from tests.graph_builder import Builder, aten
+from tests.graph_builder import Builder, aten, spans
 from tests.test_program import sliced, small
 from vgcomp import infer, ir
 from vgcomp.errors import InternalError
@@ -188,3 +188,49 @@ def test_overwriting_a_slice_before_it_is_read_is_found():
 def test_overwriting_a_weight_is_found():
     program = with_loop("frames", lambda lp: replace(lp, results=(replace(lp.results[0], into=1),)))
     assert "overwrite weight" in broken(program, "loops")
+
+
+def loop_in(graph, name):
+    return next(n for n in graph.nodes if ir.is_loop(n) and ir.loop_of(n).name == name)
+
+
+def test_growing_over_slices_that_are_still_to_be_read_is_found():
+    _, graph = sliced_examples.growing_in_place()
+    node = loop_in(graph, "grow")
+    loop = ir.loop_of(node)
+    node.args = (replace(loop, steps=loop.steps[::-1]), node.args[1])
+    assert "step 1 reads (1, 2) of operand 0" in broken(replace(sliced("frames"), graph=graph, weights={}), "loops")
+
+
+def test_a_result_over_its_operand_in_another_order_is_found():
+    b = Builder()
+    x = b.call(aten.neg.default, b.input("x", (4, 3)))
+    axis, inner = ir.Axis(0, 4), Builder()
+    body = ir.Body(inner.done(inner.call(aten.neg.default, inner.input("part", (1, 3)))), (0,), (0,))
+    steps = tuple(ir.Step(0, (span,), (span,)) for span in spans(4, 1))
+    result = ir.Result((4, 3), torch.float32, axis, into=0, stride=(1, 4))
+    graph = b.done(*b.loop(ir.Loop("turn", (body,), steps, (axis,), (result,)), [x]))
+    assert "overwritten by then" in broken(Program("p", graph, {}, ("y",), Source("torch", "p")), "loops")
+
+
+def two_results(second):
+    """Two results of one loop, over ``x`` and over ``second(b, x)``."""
+    b = Builder()
+    x = b.call(aten.neg.default, b.input("x", (4, 3)))
+    axis, inner = ir.Axis(0, 4), Builder()
+    parts = [inner.input(name, (1, 3)) for name in "ab"]
+    body = ir.Body(inner.done(*(inner.call(aten.neg.default, part) for part in parts)), (0, 1), (0, 1))
+    steps = tuple(ir.Step(0, (span, span), (span, span)) for span in spans(4, 1))
+    results = tuple(ir.Result((4, 3), torch.float32, axis, into=k) for k in (0, 1))
+    graph = b.done(*b.loop(ir.Loop("both", (body,), steps, (axis, axis), results), [x, second(b, x)]))
+    return Program("p", graph, {}, ("y", "z"), Source("torch", "p"))
+
+
+def test_two_results_in_one_storage_are_found():
+    verify(two_results(lambda b, x: b.call(aten.exp.default, x)))
+    assert "go into one storage" in broken(two_results(lambda b, x: b.call(aten.reshape.default, x, [4, 3])), "loops")
+
+
+def test_a_result_over_an_input_of_its_graph_is_found():
+    said = broken(two_results(lambda b, x: next(iter(b.graph.nodes))), "loops")
+    assert "overwrite an input of its graph, 'x'" in said

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, fx
 
 from vgcomp import ir
-from vgcomp.loops import operands_of, output_nodes, storage_root
+from vgcomp.loops import Root, operands_of, output_nodes, storage_root
+from vgcomp.slice_bytes import first_overwrite
 
 
 def loop_complaints(node: fx.Node) -> Iterator[str]:
@@ -150,34 +151,40 @@ def _carries(node: fx.Node) -> Iterator[str]:
 def _buffers(node: fx.Node) -> Iterator[str]:
     """A result that takes an operand's buffer fits it, alone, and overwrites nothing still to be read."""
     loop, operands = ir.loop_of(node), operands_of(node)
-    taken: set[int] = set()
+    taken: dict[Root, int] = {}
     for k, result in enumerate(loop.results):
         if result.stride is not None and len(result.stride) != len(result.shape):
             yield f"result {k} has {len(result.stride)} strides for {len(result.shape)} dims"
         if result.into is None:
             continue
-        if not 0 <= result.into < len(operands) or result.into in taken:
-            yield f"result {k} goes into operand {result.into}, which is not there or taken"
+        if not 0 <= result.into < len(operands) or result.axis is None:
+            yield f"result {k} of axis {result.axis} goes into operand {result.into} of {len(operands)}"
             continue
-        taken.add(result.into)
+        root = storage_root(operands[result.into])
+        if root in taken:
+            yield f"results {taken[root]} and {k} go into one storage"
+        taken[root] = k
         yield from _buffer_complaints(node, k, operands[result.into])
 
 
 def _buffer_complaints(node: fx.Node, k: int, operand: fx.Node) -> Iterator[str]:
     result = ir.loop_of(node).results[k]
     root, index = storage_root(operand)
-    if root.op == "get_attr":
-        yield f"result {k} would overwrite weight {root.target!r}"
+    if root.op != "call_function":
+        kind = "weight" if root.op == "get_attr" else "an input of its graph,"
+        yield f"result {k} would overwrite {kind} {root.target!r}"
         return
     space, needed = storage_size(root, index), math.prod(result.shape) * result.dtype.itemsize
     if needed > space:
         yield f"result {k} needs {needed} bytes, the buffer of {operand.name!r} has {space}"
-    if root.graph is not node.graph:
-        return
     later = _first_later_use(node, (root, index))
     if later is not None:
         yield f"result {k} overwrites {operand.name!r}, which {later.name!r} reads afterwards"
-    yield from _read_after_write(node, k)
+    loop = ir.loop_of(node)
+    found = first_overwrite(loop, operands_of(node), k)
+    if found is not None:
+        part = "all" if found.span is None else f"{found.span}"
+        yield f"step {found.step} reads {part} of operand {found.operand}, which result {k} has overwritten by then"
 
 
 def storage_size(root: fx.Node, index: int) -> int:
@@ -211,27 +218,6 @@ def _first_later_use(node: fx.Node, root: tuple[fx.Node, int]) -> fx.Node | None
 
 def _shares(node: fx.Node, root: tuple[fx.Node, int]) -> bool:
     return node.op == "call_function" and not ir.is_loop(node) and storage_root(node) == root
-
-
-def _read_after_write(node: fx.Node, k: int) -> Iterator[str]:
-    """With equal layouts: no step reads what an earlier step has written."""
-    loop = ir.loop_of(node)
-    result = loop.results[k]
-    into = result.into
-    assert into is not None
-    value = ir.val(operands_of(node)[into])
-    same = tuple(value.shape) == result.shape and value.dtype == result.dtype and result.axis is not None
-    if not same or loop.operand_axes[into] != result.axis:
-        return
-    written: list[ir.Span] = []
-    for i, step in enumerate(loop.steps):
-        span = step.reads[into]
-        reads = into in loop.bodies[step.body].operands
-        if reads and any(span is None or (span[0] < w[1] and w[0] < span[1]) for w in written):
-            yield f"step {i} reads {span} of operand {into}, which result {k} has overwritten by then"
-            return
-        mine = step.writes[k]
-        written += [mine] if mine is not None else []
 
 
 def _describes(axis: ir.Axis, shape: Any) -> bool:

@@ -71,6 +71,7 @@ def test_weights_that_are_not_there_stay_references(exported: tuple[Path, Arrays
     path, inputs = exported
     alone = tmp_path / "alone.onnx"
     shutil.copy(path, alone)
+    assert load(str(alone)).weight_bytes() == load(str(path)).weight_bytes()
     result = optimized(alone, tmp_path)
     model = onnx.load(result, load_external_data=False)
     places = {

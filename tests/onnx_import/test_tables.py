@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from onnx import helper
+import onnx
+from onnx import helper, numpy_helper
 
 from tests.onnx_import.support import agree, ops, rand, write
+from vgcomp.onnx_import import load_onnx
 
 
 def test_a_position_table_is_computed(tmp_path: Path):
@@ -29,6 +31,25 @@ def test_a_large_weight_stays_a_reference(tmp_path: Path):
     program = agree(write(tmp_path / "m.onnx", nodes, {"x": x}, ["y"], {"table": rand(512, 1024)}), {"x": x})
     assert dict(ops(program)) == {"cos": 1, "add": 1}
     assert list(program.weights) == ["table"]
+
+
+def test_what_a_layer_makes_of_a_table_is_no_table(tmp_path: Path):
+    """The graph is the same with and without its weights, and whatever their size."""
+    nodes = [
+        helper.make_node("Constant", [], ["table"], value=numpy_helper.from_array(rand(6, 8))),
+        helper.make_node("Sin", ["table"], ["sin"]),
+        helper.make_node("MatMul", ["sin", "w"], ["embedded"]),
+        helper.make_node("Add", ["x", "embedded"], ["y"]),
+    ]
+    x = rand(6, 32)
+    inline = write(tmp_path / "inline.onnx", nodes, {"x": x}, ["y"], {"w": rand(8, 32)})
+    onnx.save(onnx.load(inline), tmp_path / "m.onnx", save_as_external_data=True, location="w", size_threshold=512)
+    program = agree(tmp_path / "m.onnx", {"x": x})
+    assert dict(ops(program)) == {"matmul": 1, "add": 1}
+    (tmp_path / "w").unlink()
+    alone = load_onnx(tmp_path / "m.onnx")
+    assert alone.text() == program.text()
+    assert alone.weight_bytes() == program.weight_bytes() == 4 * (8 * 32 + 6 * 8)
 
 
 def test_a_view_of_a_weight_stays_a_view(tmp_path: Path):

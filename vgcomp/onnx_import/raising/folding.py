@@ -1,4 +1,4 @@
-"""Small tables computed from weights alone (position embeddings, gates) computed now."""
+"""Small tables computed from weights alone (rotations of position embeddings, gates) computed now."""
 
 from __future__ import annotations
 
@@ -15,9 +15,20 @@ from vgcomp.onnx_import.values import Constant
 #: Weights larger than this stay references, whatever is computed from them.
 _SOURCE_LIMIT_BYTES = 2**20
 
+#: Layers, not tables: what they make of a table is for a pass to fold. A file without its weights then has the same
+#: graph as with them, and so has a network of any width, whose matrices may be above the limit.
+_LAYERS = frozenset(
+    {
+        ir.aten.linear.default,
+        ir.aten.matmul.default,
+        ir.aten.convolution.default,
+        ir.aten.scaled_dot_product_attention.default,
+    }
+)
+
 
 def fold_weights(rw: Rewriter) -> None:
-    """Replaces what depends on small weights alone, and is more than a view of one, by a constant.
+    """Replaces what depends on small weights alone, by no layer, and is more than a view of one, by a constant.
 
     An ONNX file does not tell a module's tables from its parameters; this treats both alike. Nothing
     happens where the data is missing.
@@ -38,7 +49,9 @@ def _is_small_weight(rw: Rewriter, node: fx.Node) -> bool:
 
 
 def _is_computable(node: fx.Node, fixed: set[fx.Node]) -> bool:
-    if node.op != "call_function" or not all(source in fixed for source in node.all_input_nodes):
+    if node.op != "call_function" or node.target in _LAYERS:
+        return False
+    if not all(source in fixed for source in node.all_input_nodes):
         return False
     return node.target in ir.VIEW_OPS or ir.nbytes(ir.val(node)) <= CONSTANT_LIMIT_BYTES
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
+
+from torch import fx
 
 from vgcomp import ir
 from vgcomp.axes import WHOLE, AxisMap
@@ -22,10 +26,12 @@ def explain_regions(problem: Problem, solution: Solution) -> tuple[Explanation, 
     """One line a region, then one for each of the unsliced ops that stand highest."""
     lines = []
     covered: set[int] = set()
+    loops = _loops_by_result(solution.program.graph)
     for choice in solution.plan.choices:
         covered.update(range(choice.first, choice.end))
         last = problem.nodes[choice.end - 1]
-        how = "carrying line buffers" if choice.carry else "recomputing halos"
+        names = [problem.nodes[i].name for i in range(choice.first, choice.end)]
+        how = how_sliced([loops[name] for name in names if name in loops])
         axis = choice.axis
         factor = "" if axis.whole_dim else f" (a factor of {axis.extent} in {axis.size})"
         reason = (
@@ -40,6 +46,25 @@ def explain_regions(problem: Problem, solution: Solution) -> tuple[Explanation, 
         node = problem.nodes[i]
         lines.append(Explanation(node.name, PASS, _unsliced(problem, i, amap)))
     return tuple(lines)
+
+
+def _loops_by_result(graph: fx.Graph) -> dict[str, ir.Loop]:
+    """The loops of a graph, by the names of their results: those of the ops that they took the place of."""
+    return {node.name: ir.loop_of(node.all_input_nodes[0]) for node in graph.nodes if ir.is_getitem(node)}
+
+
+def how_sliced(loops: Sequence[ir.Loop]) -> str:
+    """How the slices of a region's loops (its statistics' included) meet: what neighbours share, and who keeps it."""
+    if any(body.carries_in for loop in loops for body in loop.bodies):
+        return "carrying line buffers"
+    most = max((_overlap(loop, k) for loop in loops for k in range(len(loop.operand_axes))), default=0)
+    return f"recomputing halos of {most}" if most else "without overlap"
+
+
+def _overlap(loop: ir.Loop, operand: int) -> int:
+    """Elements of an operand's axis that two neighbouring steps both read, at the most."""
+    spans = sorted({span for step in loop.steps if (span := step.reads[operand]) is not None})
+    return max((before[1] - after[0] for before, after in pairwise(spans) if after[0] < before[1]), default=0)
 
 
 def _unsliced(problem: Problem, i: int, amap: AxisMap) -> str:

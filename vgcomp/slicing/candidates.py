@@ -5,52 +5,48 @@ from __future__ import annotations
 import numpy as np
 
 from vgcomp.ir import Axis
-from vgcomp.slicing.growth import FINAL, Figures, Growth, Limits, Pending, slice_counts
+from vgcomp.slicing.growth import Growth, Limits, slice_counts
+from vgcomp.slicing.memo import Relative, Walk, memo_of
 from vgcomp.slicing.problem import Problem
 from vgcomp.slicing.regions import Candidates, Region
 
 
 def grow_regions(problem: Problem, limits: Limits, end: int, axis: Axis, stop: int = 0) -> Candidates | None:
     """Candidates that end before op ``end``, slice its last op's result along ``axis``, from ``stop`` on."""
-    growth = _begin(problem, limits, end, axis)
-    if growth is None:
+    starts = limits.starts_of(end, stop)
+    if not starts or not slice_counts(axis.extent):
         return None
     firsts: list[int] = []
-    figures: list[Figures] = []
-    for i in range(end - 1, stop - 1, -1):
-        if not growth.add(i):
-            break
-        hot = limits.hot_before[end] > limits.hot_before[i]
-        if (not hot and end - i > limits.reach) or (end - i > limits.longest and end not in limits.waists):
-            break
-        if i % 16 == 0 and growth.inner_peak(i).min() > limits.threshold:
-            break  # it only grows from here
-        if not hot or i not in limits.starts:
+    figures: list[Relative] = []
+    walk = Walk(problem, limits, end, axis)
+    wanted = iter(starts)
+    start = next(wanted)
+    for i in range(end - 1, starts[-1] - 1, -1):
+        least = walk.take(i) / limits.hope
+        if least > limits.threshold:
+            break  # it cannot start here, or is too much by now and only grows
+        if i != start:
             continue
-        found = growth.figures(i)
-        if found is not None:
+        start = next(wanted, -1)
+        if least + problem.crossing[i] <= limits.threshold:  # wherever the results may lie
             firsts.append(i)
-            figures.append(found)
-    if not firsts:
-        return None
-    peak, seconds = np.stack([f.peak for f in figures]), np.stack([f.seconds for f in figures])
-    placements, grows = tuple(f.placements for f in figures), tuple(f.grow for f in figures)
-    return Candidates(end, axis, growth.options, tuple(firsts), peak, seconds, placements, grows)
+            figures.append(walk.figures(i))
+    return _candidates(problem, walk, firsts, figures) if firsts else None
+
+
+def _candidates(problem: Problem, walk: Walk, firsts: list[int], figures: list[Relative]) -> Candidates:
+    outside = problem.crossing[firsts][:, None] + np.array([f.fresh for f in figures])
+    peak = np.stack([f.inner for f in figures]) + outside[:, :, None].astype(np.float64)
+    seconds = np.stack([f.seconds for f in figures])
+    placements = tuple((walk.placement(f.placements[0]), walk.placement(f.placements[1])) for f in figures)
+    grows = tuple(walk.grow(f) for f in figures)
+    options = slice_counts(walk.axis.extent)
+    return Candidates(walk.end, walk.axis, options, tuple(firsts), peak, seconds, placements, grows)
 
 
 def region_at(problem: Problem, limits: Limits, end: int, axis: Axis, first: int) -> Region:
     """One candidate in full, grown again."""
-    growth = _begin(problem, limits, end, axis)
-    assert growth is not None
+    growth = Growth(problem, limits, end, axis, memo_of(problem).tables_of(slice_counts(axis.extent)))
     for i in range(end - 1, first - 1, -1):
         assert growth.add(i)
-    return growth.region(first)
-
-
-def _begin(problem: Problem, limits: Limits, end: int, axis: Axis) -> Growth | None:
-    options = slice_counts(axis.extent)
-    if not options:
-        return None
-    growth = Growth(problem, limits, end, axis, options)
-    growth.pending[problem.nodes[end - 1]] = Pending(axis, phases=FINAL)
-    return growth
+    return growth.region()

@@ -13,8 +13,9 @@ Anything else ends the region.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from torch import fx
@@ -23,9 +24,9 @@ from vgcomp import ir
 from vgcomp.axes import Whole, Window
 from vgcomp.inplace import can_write
 from vgcomp.ir import Axis, own
-from vgcomp.slicing.placing import grown, placed, placement
+from vgcomp.slicing.placing import grown, placed
 from vgcomp.slicing.problem import Floats, Problem
-from vgcomp.slicing.regions import CARRY, RECOMPUTE, Grow, Into, Placement, Region
+from vgcomp.slicing.regions import CARRY, RECOMPUTE, Grow, Into, Region
 
 #: Phase bit of the region's results.
 FINAL = 1
@@ -44,13 +45,18 @@ class Pending:
     clash: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Figures:
-    """A candidate's figures, see :class:`Candidates`."""
+    """What is predicted of a region, apart from what crosses it: bytes and seconds by mode and option.
 
-    peak: Floats
+    ``fresh``: bytes of the results that have a buffer of their own, by mode; ``into``: the others, likewise.
+    """
+
+    inner: Floats
     seconds: Floats
-    placements: tuple[Placement, Placement]
+    fresh: tuple[int, int]
+    into: tuple[tuple[Into, ...], tuple[Into, ...]]
+    results: tuple[fx.Node, ...]
     grow: Grow | None
 
 
@@ -61,6 +67,8 @@ class Limits:
     threshold: int
     small: int
     hot_before: list[int]
+    #: How many times too large a slice may be.
+    hope: float = 1.0
     #: Ops that a region may hold after its last hot one.
     reach: int = 60
     #: Ops that a region may hold unless it ends at a waist.
@@ -69,28 +77,68 @@ class Limits:
     waists: frozenset[int] = frozenset()
     #: Boundaries at which a region may start.
     starts: frozenset[int] = frozenset()
-    _places: dict[tuple[fx.Node, Axis], tuple[Any, ...] | None] = field(default_factory=dict)
-    _seconds: dict[tuple[int, bytes], Floats] = field(default_factory=dict)
 
-    def placement(self, node: fx.Node, axis: Axis) -> tuple[Any, ...] | None:
-        """:func:`placement` of a node's value, remembered."""
-        key = (node, axis)
-        if key not in self._places:
-            self._places[key] = placement(ir.val(node), axis)
-        return self._places[key]
+    def __post_init__(self) -> None:
+        self._starts = np.array(sorted(self.starts), dtype=np.int64)
+        rises = np.flatnonzero(np.diff(self.hot_before))
+        #: For each boundary, the one after the last hot op before it.
+        self._after_hot = np.zeros(len(self.hot_before), dtype=np.int64)
+        self._after_hot[rises + 1] = rises + 1
+        self._after_hot = np.maximum.accumulate(self._after_hot)
 
-    def seconds_at(self, problem: Problem, i: int, fractions: Floats) -> Floats:
-        """Seconds of op i on each of ``fractions`` of its elements, remembered."""
-        key = (i, fractions.tobytes())
-        found = self._seconds.get(key)
-        if found is None:
-            work, model = problem.works[i], problem.cost_model
-            assert work is not None
-            found = np.array([model.seconds_at(work, float(f)) for f in fractions])
-            self._seconds[key] = found
+    def starts_of(self, end: int, stop: int = 0) -> Sequence[int]:
+        """Where the regions that end at ``end`` may start, the last first; none before ``stop``."""
+        lowest = max(stop, 0 if end in self.waists else end - self.longest)
+        if end - self._after_hot[end] > self.reach:
+            return ()  # nothing hot lies close before
+        lo, hi = np.searchsorted(self._starts, (lowest, self._after_hot[end]))
+        found: list[int] = self._starts[lo:hi][::-1].tolist()
         return found
 
 
+class Tables:
+    """Arrays by number of slices that growths need again and again, remembered: one for each tuple of counts."""
+
+    def __init__(self, problem: Problem, options: tuple[int, ...]) -> None:
+        self.problem = problem
+        self.counts = np.array(options, dtype=np.float64)
+        self._fractions: dict[tuple[int, float, float], Floats] = {}
+        self._seconds: dict[tuple[int, int, float, int], Floats] = {}
+        self._at: dict[tuple[int, bytes], Floats] = {}
+
+    def fractions(self, extent: int, halo: float, lag: float) -> Floats:
+        """Share of an axis that a slice holds, by mode and option."""
+        key = (extent, halo, lag)
+        found = self._fractions.get(key)
+        if found is None:
+            tile = np.ceil(extent / self.counts)
+            found = self._fractions[key] = np.minimum(np.stack((tile + halo, tile + lag)), extent) / extent
+        return found
+
+    def seconds(self, i: int, extent: int, halo: float, phases: int) -> Floats:
+        """Seconds of op i in all slices and phases, by mode and option."""
+        key = (self.problem.alike[i], extent, halo, phases)
+        found = self._seconds.get(key)
+        if found is None:
+            runs, even = self.counts * phases, 1.0 / self.counts
+            # A slice is at least one element of the axis, however few elements the op has of it.
+            needed = np.minimum(1.0, np.maximum(1.0, extent * even + halo) / extent)
+            repeated, steady = runs * self.seconds_at(i, needed), runs * self.seconds_at(i, even)
+            found = self._seconds[key] = np.stack((repeated, steady))
+        return found
+
+    def seconds_at(self, i: int, fractions: Floats) -> Floats:
+        """Seconds of op i on each of ``fractions`` of its elements."""
+        key = (self.problem.alike[i], fractions.tobytes())
+        found = self._at.get(key)
+        if found is None:
+            work, model = self.problem.works[i], self.problem.cost_model
+            assert work is not None
+            found = self._at[key] = np.array([model.seconds_at(work, float(f)) for f in fractions])
+        return found
+
+
+@functools.lru_cache(maxsize=4096)
 def slice_counts(extent: int, most: int = 14) -> tuple[int, ...]:
     """Slice counts worth trying: distinct tile sizes, dense for few slices and geometric beyond."""
     wanted = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 48, 64, 96, 128]
@@ -105,16 +153,13 @@ def slice_counts(extent: int, most: int = 14) -> tuple[int, ...]:
 
 @dataclass
 class Growth:
-    """A region being grown backwards from ``end``."""
+    """A region being grown backwards from ``end``; ``first`` is where it starts by now."""
 
     problem: Problem
     limits: Limits
     end: int
     axis: Axis
-    options: tuple[int, ...]
-    live: Floats = field(init=False)
-    base: Floats = field(init=False)
-    seconds: Floats = field(init=False)
+    tables: Tables
     pending: dict[fx.Node, Pending] = field(default_factory=dict)
     whole: dict[fx.Node, int] = field(default_factory=dict)
     axis_of: dict[fx.Node, Axis] = field(default_factory=dict)
@@ -126,30 +171,41 @@ class Growth:
     covered: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.counts = np.array(self.options, dtype=np.float64)
-        self.live = np.zeros((2, len(self.options), 64))
-        self.base = np.zeros((2, len(self.options)))
-        self.seconds = np.zeros((2, len(self.options)))
-        self.used = 0
+        self.first = self.end
+        self.counts = self.tables.counts
+        shape = (2, len(self.counts))
+        #: Bytes live at each op (0: the region's last) but for ``base``, and the most of them.
+        self.live = np.zeros((64, *shape))
+        self.most = np.zeros(shape)
+        self.base = np.zeros(shape)
+        self.seconds = np.zeros(shape)
+        self.pending[self.problem.nodes[self.end - 1]] = Pending(self.axis, phases=FINAL)
 
-    # -- liveness, position 0 is the region's last op
+    # -- liveness
 
     def _add_live(self, first: int, last: int, size: Floats) -> None:
-        lo, hi = self.end - 1 - last, self.end - 1 - first
-        if hi >= self.live.shape[2]:
-            grown = np.zeros((2, len(self.options), max(2 * self.live.shape[2], hi + 1)))
-            grown[:, :, : self.live.shape[2]] = self.live
-            self.live = grown
-        self.live[:, :, lo : hi + 1] += size[:, :, None]
+        lo, hi = self.end - 1 - last, self.end - first
+        if hi > len(self.live):
+            longer = np.zeros((max(2 * len(self.live), hi), *self.base.shape))
+            longer[: len(self.live)] = self.live
+            self.live = longer
+        if hi <= lo:
+            return
+        here = self.live[lo:hi]
+        here += size
+        # It only ever grows, so that the most is kept up to date by what has changed.
+        np.maximum(self.most, here[0] if hi - lo == 1 else here.max(axis=0), out=self.most)
 
-    def inner_peak(self, first: int) -> Floats:
-        return self.live[:, :, : self.end - first].max(axis=2) + self.base  # type: ignore[no-any-return]
+    def inner_peak(self) -> Floats:
+        """Bytes live inside the region at the most, by mode and option."""
+        return self.most + self.base  # type: ignore[no-any-return]
 
     # -- growth
 
     def add(self, i: int) -> bool:
         """Takes op i into the region; False when the region cannot start before i + 1."""
         node = self.problem.nodes[i]
+        self.first = i
         if ir.is_loop(node) or ir.is_getitem(node):
             return False
         wanted, whole = self.pending.get(node), node in self.whole
@@ -200,18 +256,11 @@ class Growth:
         if x.op != "get_attr":
             self.whole[x] = self.whole.get(x, 0) | phases
 
-    def _lengths(self, axis: Axis, wanted: Pending) -> Floats:
-        """Elements of the axis that a slice holds, by mode and option."""
-        tile = np.ceil(axis.extent / self.counts)
-        both = np.stack((tile + wanted.halo, tile + wanted.lag))
-        return np.minimum(both, axis.extent)  # type: ignore[no-any-return]
-
     def _account(self, i: int, node: fx.Node, wanted: Pending) -> None:
         """Adds the op's slice to the liveness array and its time to the total."""
         problem, axis = self.problem, wanted.axis
         buffer = problem.buffer[node]
-        fraction = self._lengths(axis, wanted) / axis.extent
-        size = fraction * self.problem.size[node]
+        size = self.tables.fractions(axis.extent, wanted.halo, wanted.lag) * self.problem.size[node]
         last = self._last_use(i, node)
         if not problem.is_view[i]:
             start = self.covered.get(id(buffer))
@@ -249,14 +298,7 @@ class Growth:
         work = self.problem.works[i]
         if work is None or work.is_free:
             return
-        runs = self.counts * wanted.phases.bit_count()
-        even = 1.0 / self.counts
-        steady = self.limits.seconds_at(self.problem, i, even)
-        # A slice is at least one element of the axis, however few elements the op has of it.
-        needed = np.minimum(1.0, np.maximum(1.0, wanted.axis.extent * even + wanted.halo) / wanted.axis.extent)
-        repeated = self.limits.seconds_at(self.problem, i, needed)
-        self.seconds[RECOMPUTE] += runs * repeated
-        self.seconds[CARRY] += runs * steady
+        self.seconds += self.tables.seconds(i, wanted.axis.extent, wanted.halo, wanted.phases.bit_count())
         if wanted.tail:
             out = self.problem.size[self.problem.nodes[i]]
             self.seconds[CARRY] += wanted.phases.bit_count() * self._copy_seconds(out)
@@ -280,7 +322,7 @@ class Growth:
         self.barriers.append((node, wanted.axis))
         self.base += self.problem.size[node] * 2
         if self.problem.works[i] is not None:
-            self.seconds += self.counts * self.limits.seconds_at(self.problem, i, 1.0 / self.counts)
+            self.seconds += self.counts * self.tables.seconds_at(i, 1.0 / self.counts)
         return True
 
     def _add_prologue(self, i: int, node: fx.Node) -> bool:
@@ -311,44 +353,31 @@ class Growth:
 
     # -- candidates
 
-    def figures(self, first: int) -> Figures | None:
-        """What is predicted of the region that starts here, if one may."""
+    def figures(self) -> Figures:
+        """What is predicted of the region as grown so far."""
         results = self.results()
-        if any(node not in self.axis_of for node in results):
-            return None
-        inner = self.inner_peak(first)
-        if inner.min() + self.problem.crossing[first] > self.limits.threshold:
-            return None  # wherever the results may lie
-        outside = np.zeros((2, 1))
-        seconds = self.seconds.copy()  # it goes on growing
-        placements = []
-        carried = placed(self, first, CARRY)
+        carried = placed(self, CARRY)
         haloed = any(wanted.halo for wanted in self.pending.values())
-        for mode, pairs in enumerate((placed(self, first, RECOMPUTE) if haloed else carried, carried)):
-            taken = {pair.result for pair in pairs}
-            placements.append(self._placement(pairs))
-            fresh = sum(self.problem.size[node] for node in results if node not in taken)
-            outside[mode] = self.problem.crossing[first] + fresh
+        into = (placed(self, RECOMPUTE) if haloed else carried, carried)
+        fresh = tuple(self._fresh_bytes(results, pairs) for pairs in into)
+        seconds = self.seconds.copy()  # it goes on growing
         for node in results:
             if not can_write(node) or self.axis_of[node].outer > 1:
                 seconds = seconds + self._copy_seconds(self.problem.size[node])
-        grow = grown(self, first)
-        return Figures(inner + outside, seconds, (placements[0], placements[1]), grow)
+        return Figures(self.inner_peak(), seconds, (fresh[0], fresh[1]), into, tuple(results), grown(self))
 
-    def _placement(self, pairs: tuple[Into, ...]) -> Placement:
-        buffer = self.problem.buffer
-        taken = tuple((id(buffer[p.source]), id(buffer[p.result])) for p in pairs)
-        placed = {pair.result for pair in pairs}
-        return Placement(taken, tuple(id(buffer[node]) for node in self.results() if node not in placed))
+    def _fresh_bytes(self, results: Sequence[fx.Node], pairs: tuple[Into, ...]) -> int:
+        taken = {pair.result for pair in pairs}
+        return sum(self.problem.size[node] for node in results if node not in taken)
 
     def results(self) -> list[fx.Node]:
         """Values used after the region, less the views of what lies before it."""
         return [node for key, node in self.outputs.items() if key in self.covered]
 
-    def region(self, first: int) -> Region:
+    def region(self) -> Region:
         """The region as grown so far."""
-        into = (placed(self, first, RECOMPUTE), placed(self, first, CARRY))
+        into = (placed(self, RECOMPUTE), placed(self, CARRY))
         return Region(
-            first, self.end, self.axis, into, dict(self.axis_of), tuple(self.barriers), tuple(self.prologue),
-            tuple(self.foreign), grown(self, first),
+            self.first, self.end, self.axis, into, dict(self.axis_of), tuple(self.barriers), tuple(self.prologue),
+            tuple(self.foreign), grown(self),
         )  # fmt: skip

@@ -15,41 +15,45 @@ if TYPE_CHECKING:
     from vgcomp.slicing.growth import Growth
 
 
-def placed(growth: Growth, first: int, mode: int) -> tuple[Into, ...]:
+def placed(growth: Growth, mode: int) -> tuple[Into, ...]:
     """Results that may take a dying operand's buffer, greedily."""
     found: list[Into] = []
-    free = dict(growth.pending)
+    sizes, buffer = growth.problem.size, growth.problem.buffer
+    taken: set[fx.Node] = set()
     for result in growth.results():
-        size = growth.problem.size[result]
+        size, mine = sizes[result], buffer[result]
+        fitting = [x for x in growth.pending if sizes[x] == size and x not in taken]
         # First what the op itself would overwrite: names of buffers, and what is reserved in them, then stay.
-        own = growth.problem.buffer[result]
-        for x, wanted in sorted(free.items(), key=lambda item: growth.problem.buffer.get(item[0]) is not own):
-            if growth.problem.size[x] != size or wanted.clash:
+        if len(fitting) > 1:
+            fitting.sort(key=lambda x: buffer.get(x) is not mine)
+        for x in fitting:
+            wanted = growth.pending[x]
+            if wanted.clash or (mode == RECOMPUTE and wanted.halo) or _read_whole(growth, x):
                 continue
-            if (mode == RECOMPUTE and wanted.halo) or _read_whole(growth, x):
-                continue
-            if _dies_inside(growth, x, first) and _same_place(growth, x, wanted.axis, result):
+            if _dies_inside(growth, x) and _same_place(growth, x, wanted.axis, result):
                 found.append(Into(result, x))
-                del free[x]
+                taken.add(x)
                 break
     return tuple(found)
 
 
-def grown(growth: Growth, first: int) -> Grow | None:
+def grown(growth: Growth) -> Grow | None:
     """The dying operand over which the only result may grow."""
     results = growth.results()
     if len(results) != 1:
         return None
     (result,) = results
-    size, place, axis = growth.problem.size, growth.limits.placement, growth.axis_of[result]
-    if not _outermost(place(result, axis), axis, ir.val(result).numel()):
+    size, axis = growth.problem.size, growth.axis_of[result]
+    smaller = [x for x in growth.pending if size[x] < size[result] <= size[x] * 16]
+    if not smaller or not _outermost(_place(growth, result, axis), axis, ir.val(result).numel()):
         return None
-    for x, wanted in growth.pending.items():
-        if size[x] >= size[result] or size[x] * 16 < size[result] or wanted.halo or wanted.clash:
+    for x in smaller:
+        wanted = growth.pending[x]
+        if wanted.halo or wanted.clash or _read_whole(growth, x):
             continue
-        if _read_whole(growth, x) or not _dies_inside(growth, x, first) or not _alone(growth, x):
+        if not _dies_inside(growth, x) or not _alone(growth, x):
             continue
-        source = place(x, wanted.axis)
+        source = _place(growth, x, wanted.axis)
         same_dtype = ir.val(x).dtype == ir.val(result).dtype
         if same_dtype and _outermost(source, wanted.axis, ir.val(x).numel()):
             return Grow(result, x, size[x], size[result] - size[x])
@@ -67,21 +71,26 @@ def _read_whole(growth: Growth, x: fx.Node) -> bool:
     return buffer is None or any(y in growth.whole for y in buffer.nodes)
 
 
-def _dies_inside(growth: Growth, x: fx.Node, first: int) -> bool:
+def _dies_inside(growth: Growth, x: fx.Node) -> bool:
+    """True where the region is the last to use the buffer of ``x``, which was there before it."""
     buffer = growth.problem.buffer.get(x)
     if buffer is None or buffer.kind not in ("value", "output"):
         return False
-    dies = growth.problem.last[id(buffer)]
     inside_result = id(buffer) in growth.outputs and id(buffer) in growth.covered
-    return growth.problem.first[id(buffer)] < first and (dies < growth.end or inside_result)
+    return growth.problem.last[id(buffer)] < growth.end or inside_result
 
 
 def _same_place(growth: Growth, x: fx.Node, axis: Axis, result: fx.Node) -> bool:
     """True when each slice of the result lies in memory just where the same slice of ``x`` did."""
-    if not _alone(growth, x):
-        return False
-    place = growth.limits.placement
-    return place(x, axis) == place(result, growth.axis_of[result])
+    return _alone(growth, x) and _place(growth, x, axis) == _place(growth, result, growth.axis_of[result])
+
+
+def _place(growth: Growth, x: fx.Node, axis: Axis) -> tuple[Any, ...] | None:
+    """:func:`placement`, remembered."""
+    known, key = growth.problem.places, (x, axis)
+    if key not in known:
+        known[key] = placement(ir.val(x), axis)
+    return known[key]
 
 
 def placement(value: torch.Tensor, axis: Axis) -> tuple[Any, ...] | None:

@@ -18,6 +18,7 @@ from vgcomp.slicing.candidates import grow_regions, region_at
 from vgcomp.slicing.choices import Choice, Plan
 from vgcomp.slicing.emit import BuiltLoop
 from vgcomp.slicing.growth import Limits
+from vgcomp.slicing.memo import memo_of
 from vgcomp.slicing.problem import Bools, Floats, Ints, Problem
 from vgcomp.slicing.regions import CARRY, GROW, RECOMPUTE, Candidates, Placement, Region, joined
 from vgcomp.slicing.seeds import seed_axes
@@ -36,7 +37,7 @@ class PlanSpace:
         self.problem = problem
         self.limits = limits
         self.candidates = sorted(candidates, key=lambda c: c.end)
-        grids = [_grid(c, k) for k, c in enumerate(self.candidates)]
+        grids = [_grid(c, k, limits.threshold) for k, c in enumerate(self.candidates)]
         table = np.concatenate(grids) if grids else np.zeros((0, 7))
         self.first = table[:, 0].astype(np.int64)
         self.peak, self.seconds = table[:, 1].copy(), table[:, 2]
@@ -50,11 +51,14 @@ class PlanSpace:
         #: Edges of one kind begin, end and place their results alike; those that grow have none.
         kinds, self.kind = _kinds(self.candidates, self.which, self.start)
         self.n_kinds = len(kinds)
-        #: Kinds with a new buffer for a result, by its size.
+        #: Kinds with a new buffer for a result, by that buffer's id; and which buffers a result's may be that of.
         self.kinds_of_fresh: dict[int, list[int]] = {}
+        self.taken_from: dict[int, set[int]] = {}
         for (_, _, placement), number in kinds.items():
             for buffer in placement.fresh:
-                self.kinds_of_fresh.setdefault(self.sizes[buffer], []).append(number)
+                self.kinds_of_fresh.setdefault(buffer, []).append(number)
+            for source, result in placement.taken:
+                self.taken_from.setdefault(result, set()).add(source)
         settled = np.nonzero(self.which[:, 1] != GROW)[0]
         #: The edges that do not grow, fastest first.
         self.by_seconds = settled[np.argsort(self.seconds[settled], kind="stable")]
@@ -115,8 +119,11 @@ def _kinds(
     return numbers, np.array(flat)[np.array(begins)[which[:, 0]] + 2 * start + modes]
 
 
-def _grid(found: Candidates, index: int) -> Floats:
-    """One row an edge: first, peak, seconds, index, mode, option, start; dominated ways of slicing left out."""
+def _grid(found: Candidates, index: int, most: int) -> Floats:
+    """One row an edge: first, peak, seconds, index, mode, option, start; dominated ways of slicing left out.
+
+    Nor is there one for what takes more than ``most`` bytes.
+    """
     starts, _, options = found.peak.shape
     peak, seconds = found.peak.reshape(starts, -1), found.seconds.reshape(starts, -1)
     order = np.argsort(seconds, axis=1, kind="stable")
@@ -133,6 +140,7 @@ def _grid(found: Candidates, index: int) -> Floats:
             mode, each = np.full(options, GROW), np.arange(options)
             rows.append(np.column_stack((np.full(options, start), less, found.seconds[start, RECOMPUTE], mode, each)))
     table = np.concatenate(rows)
+    table = table[table[:, 1] <= most]
     firsts = np.asarray(found.firsts)[table[:, 0].astype(np.int64)]
     return np.column_stack((firsts, table[:, 1:3], np.full(len(table), index), table[:, 3:], table[:, 0]))
 
@@ -149,6 +157,7 @@ def plan_space(problem: Problem, low: int, high: int) -> PlanSpace:
     hot = problem.plain_peak > low
     limits = Limits(high, max(low // 400, 1 << 12), _counted(hot), waists=waists, starts=starts)
     seeds = seed_axes(problem)
+    memo_of(problem).make_room()
     found = dict(_candidates(problem, limits, sorted(ends), seeds))
     hotter = hot | _beside_reservations(problem, found.values(), low, high)
     if hotter.any() and (hotter != hot).any():
@@ -179,8 +188,8 @@ def _candidates(
     stop: Sequence[int] | None = None,
 ) -> Iterator[tuple[tuple[int, Axis], Candidates]]:
     for end in ends:
-        if limits.hot_before[end] == limits.hot_before[max(0, end - limits.reach)]:
-            continue  # nothing hot lies close before
+        if not limits.starts_of(end, stop[end] if stop else 0):
+            continue
         for axis in seeds[problem.nodes[end - 1]]:
             candidates = grow_regions(problem, limits, end, axis, stop[end] if stop else 0)
             if candidates is not None:

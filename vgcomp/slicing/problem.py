@@ -6,7 +6,8 @@ Everything that a plan's memory depends on outside a region is a prefix sum here
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,12 @@ from vgcomp import ir
 from vgcomp.axes import AxisMap
 from vgcomp.cost_models.base import CostModel, OpWork
 from vgcomp.cost_models.work import work_of
+from vgcomp.ir import Axis
 from vgcomp.memory import Buffer, Workspace, alias_base, analyse
 from vgcomp.targets import Target
+
+if TYPE_CHECKING:
+    from vgcomp.slicing.memo import Memo
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -47,6 +52,12 @@ class Problem:
     is_view: list[bool]
     #: Dense bytes of every value, weights and inputs included.
     size: dict[fx.Node, int]
+    #: A number for each op, the same for ops of equal work.
+    alike: list[int]
+    #: What growths through the problem found, see :mod:`vgcomp.slicing.memo`.
+    memo: Memo | None = None
+    #: Where the slices of a value lie in memory, by value and axis.
+    places: dict[tuple[fx.Node, Axis], tuple[Any, ...] | None] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -77,9 +88,11 @@ def make_problem(graph: fx.Graph, target: Target, cost_model: CostModel, workspa
     at = dict(zip(every, liveness.at, strict=True))
     plain = np.array([at[n] for n in nodes], dtype=np.int64)
     views = [alias_base(n) is not None and "reuse" not in n.meta for n in nodes]
+    numbers: dict[OpWork | None, int] = {}
+    alike = [numbers.setdefault(work, len(numbers)) for work in works]
     return Problem(
         graph, nodes, index, AxisMap(), target, cost_model, liveness.buffer_of, first, last, works, seconds,
-        plain, crossing, views, {n: ir.nbytes(ir.val(n)) for n in every if n.op != "output"},
+        plain, crossing, views, {n: ir.nbytes(ir.val(n)) for n in every if n.op != "output"}, alike,
     )  # fmt: skip
 
 

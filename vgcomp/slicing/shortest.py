@@ -80,15 +80,11 @@ class _Search:
         fits = (space.peak <= budget) & (self.modes != GROW)
         self.seconds = np.where(fits, space.seconds, np.inf)
         self.grows = self._growing_edges()
-        #: Buffers of these sizes are worth reserving this much more for.
-        self.extras: dict[int, set[int]] = {}
-        for edges in self.grows.values():
-            for _, grow in edges:
-                self.extras.setdefault(grow.saved, set()).add(grow.extra)
-        wanted = {extra for extras in self.extras.values() for extra in extras}
+        #: By extra bytes: the buffers that are worth reserving with as much to spare.
+        self.wanted = self._wanted_reservations()
         #: By extra bytes: the edges that leave room for them.
         self.edges: dict[int, _Edge] = {}
-        self.rich = {extra: self._rich_edges(extra) for extra in sorted(wanted)}
+        self.rich = {extra: self._rich_edges(extra) for extra in sorted(self.wanted)}
 
     def run(self) -> Plan | None:
         plain, fine = self.problem.seconds, self.problem.plain_peak <= self.budget
@@ -102,7 +98,7 @@ class _Search:
                 k = int(through.argmin())
                 if through[k] < self.cost[j]:
                     self.cost[j], self.via[j] = through[k], lo + k
-            if self.extras:
+            if self.wanted:
                 self._end_reservations(j)
                 self._reserve(j)
         return self._trace() if np.isfinite(self.cost[-1]) else None
@@ -119,6 +115,20 @@ class _Search:
             found.setdefault(candidates.end, []).append((row, grow))
         return found
 
+    def _wanted_reservations(self) -> dict[int, set[int]]:
+        """The buffers over which results grow, and those from which they may be taken over."""
+        found: dict[int, set[int]] = {}
+        for edges in self.grows.values():
+            for _, grow in edges:
+                found.setdefault(grow.extra, set()).add(id(self.problem.buffer[grow.source]))
+        for buffers in found.values():
+            stack = list(buffers)
+            while stack:
+                before = self.space.taken_from.get(stack.pop(), set()) - buffers
+                buffers |= before
+                stack.extend(before)
+        return found
+
     def _rich_edges(self, extra: int) -> _Rich:
         """For each end, start and placement of results, the cheapest edge that leaves room for ``extra``."""
         space = self.space
@@ -129,9 +139,8 @@ class _Search:
         order = np.argsort(ends, kind="stable")
         rows = rows[order]
         begins = np.zeros(space.n_kinds, dtype=bool)
-        for size, extras in self.extras.items():
-            if extra in extras:
-                begins[space.kinds_of_fresh.get(size, [])] = True
+        for buffer in self.wanted[extra]:
+            begins[space.kinds_of_fresh.get(buffer, [])] = True
         span = np.searchsorted(ends[order], np.arange(self.problem.n + 2))
         reserved = np.zeros(self.problem.n + 1, dtype=bool)
         return _Rich(rows, space.first[rows], begins[space.kind[rows]], span, reserved)
@@ -170,10 +179,10 @@ class _Search:
     def _through(self, j: int, edge: _Edge, extra: int) -> None:
         for key, state in self.states[edge.first].items():
             after = self._handed_on(edge, key, j) if key[0] == extra else None
-            if after is not None:
+            if after is not None and after[1] in self.wanted[extra]:
                 self._improve(j, after, state.cost + edge.seconds, edge.first, key, edge.row)
         for buffer in edge.fresh:
-            if extra in self.extras.get(self.space.sizes[buffer], ()):
+            if buffer in self.wanted[extra]:
                 cost = float(self.cost[edge.first]) + edge.seconds
                 self._improve(j, (extra, buffer), cost, edge.first, None, edge.row)
 

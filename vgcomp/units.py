@@ -61,6 +61,11 @@ def format_bytes(n: float, *, binary: bool = True) -> str:
     return _scaled(n, base, units)
 
 
+def budget_text(n: int) -> str:
+    """``2385MiB``: bytes rounded up, so that a budget printed is one that :func:`parse_bytes` finds large enough."""
+    return f"{-(-n // MIB)}MiB"
+
+
 def format_count(n: float, unit: str = "") -> str:
     """``1.53 B`` parameters, ``44.6 T`` FLOPs: three significant digits with K, M, B, T."""
     return _scaled(n, 1000.0, tuple(f"{p}{unit}" for p in ("", "K", "M", "B", "T", "Q"))).rstrip()

@@ -1,7 +1,8 @@
 """A stand-in for the optimizer, for what the command line does around it.
 
-It takes the program as it is, and obeys two variables. VGCOMP_FAKE: ``sleep`` (until interrupted), or the
-name of an error to raise. VGCOMP_FAKE_ROOM: bytes that a file may have; a write beyond fails, as on a full disk.
+It takes the program as it is, and obeys two variables. VGCOMP_FAKE: ``sleep`` (until interrupted), ``front`` (to
+report one), or the name of an error to raise. VGCOMP_FAKE_ROOM: bytes that a file may have; a write beyond fails, as
+on a full disk.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def optimize(program: Any, **_: Any) -> Any:
         time.sleep(60)
     if wish in ERRORS:
         raise ERRORS[wish]
-    report: Report = sample.report(model=program.name, artifacts=(), check={"status": "skipped"})
+    front = sample.dear_front() if wish == "front" else ()
+    report: Report = sample.report(model=program.name, artifacts=(), check={"status": "skipped"}, front=front)
     timeline = simulate(program, load_target("a100"), AnalyticModel())
     return sample.FakeResult(program, report, (timeline, timeline), sample.result().explanations)
 

@@ -181,6 +181,19 @@ def test_a_bug_shows_where_and_how_to_see_it_again(
     assert wish == "bug" or "pass slice-and-group" in last
 
 
+def test_without_a_budget_it_says_which_point_is_written_and_how_to_get_another(
+    saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VGCOMP_FAKE", "front")
+    assert main(["optimize", saved, "-o", str(tmp_path / "out")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "The fastest point is the result; for another pass --mem with its size with weights" in said
+    assert "such as --mem 2794MiB" in said, "the least memory that is not many times as slow"
+    assert "The JSON report has 2 further points" in said
+    assert "×41.597" in said
+    assert "×19.967" not in said
+
+
 def test_explain_lists_reasons(saved: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", saved]) == 0
     assert "keys would cost" in capsys.readouterr().out

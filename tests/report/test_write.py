@@ -103,6 +103,19 @@ def test_markdown_has_the_figures_and_the_check() -> None:
     assert "at the reduced shape frames=4, height=128, width=128: passed" in text
 
 
+@pytest.mark.parametrize("suffix", [".md", ".html"])
+def test_points_that_take_many_times_the_latency_are_left_to_the_json_report(suffix: str) -> None:
+    text = report_text(sample.result(budget_bytes=None, front=sample.dear_front()), suffix)
+    for shown in ("×1.000", "×1.514", "1.07 GiB", "×41.597"):
+        assert shown in text
+    for hidden in ("×12.479", "×19.967"):
+        assert hidden not in text
+    assert "The JSON report has 2 further points of more than ×4 the unmodified latency" in text
+    content = json.loads(report_text(sample.result(front=sample.dear_front()), ".json"))
+    assert len(content["front"]) == 8
+    assert "further point" not in report_text(sample.result(front=sample.front()), suffix)
+
+
 def test_op_names_lose_namespace_and_overload() -> None:
     assert op_text("aten.convolution.default") == "convolution"
     assert op_text("sliced") == "sliced"

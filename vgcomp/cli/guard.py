@@ -20,7 +20,7 @@ import typer
 from vgcomp import __version__
 from vgcomp.cli.console import ReaderGone
 from vgcomp.errors import Infeasible, InternalError, VgcompError
-from vgcomp.units import MIB, format_bytes
+from vgcomp.units import budget_text, format_bytes
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -74,11 +74,10 @@ def _one_line(text: str) -> str:
 def _message(error: VgcompError) -> str:
     if not isinstance(error, Infeasible):
         return str(error)
-    # Rounded up, so that the figure can be given back as it stands.
-    size = f"{-(-error.smallest_bytes // MIB)}MiB"
+    smallest = error.smallest_bytes
     return (
-        f"{str(error).rstrip('.')}; the smallest feasible is --mem {size} ({format_bytes(error.smallest_bytes)}), "
-        f"and {error.culprit} stands at its peak"
+        f"{str(error).rstrip('.')}; the smallest feasible is --mem {budget_text(smallest)} "
+        f"({format_bytes(smallest)}), and {error.culprit} stands at its peak"
     )
 
 

@@ -100,14 +100,15 @@ def _say_absent(program: Program) -> None:
 
 def _print(report: object, reports: Sequence[Path], out: Path | None, dry_run: bool) -> None:
     from vgcomp.cli import tables
+    from vgcomp.report import summary
     from vgcomp.result import Report
     from vgcomp.units import format_seconds
 
     assert isinstance(report, Report)
     say(tables.heading(report), tables.before_after(report))
     if report.front:
-        say(tables.front(report))
-    say(tables.passes_line(report), tables.check_line(report))
+        say(tables.front(report), *filter(None, (summary.left_out_text(report), tables.other_point(report))))
+    say(tables.passes_line(report), summary.check_text(report))
     written = [*report.artifacts, *map(str, reports)]
     if written:
         say(f"Wrote {', '.join(written)}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.table import Table
 
 from vgcomp.cli.console import table
-from vgcomp.report.markdown import check_text
+from vgcomp.report import summary
 from vgcomp.result import Report
-from vgcomp.units import format_bytes, format_count, format_seconds
+from vgcomp.units import budget_text, format_bytes, format_count, format_seconds
 
 
 def heading(report: Report) -> str:
@@ -49,19 +49,19 @@ def passes_line(report: Report) -> str:
 
 
 def front(report: Report) -> Table:
-    """The Pareto front, best latency first."""
+    """The Pareto front, best latency first, without its dearest points."""
     made = table(">Activations", ">With weights", ">Latency", ">Ratio", title="Memory against latency")
-    base = report.before.latency_s or 1.0
-    for point in report.front:
-        made.add_row(
-            format_bytes(point.peak_activation_bytes),
-            format_bytes(point.peak_bytes),
-            format_seconds(point.latency_s),
-            f"×{point.latency_s / base:.3f}",
-        )
+    for row in summary.front_rows(report):
+        made.add_row(*row)
     return made
 
 
-def check_line(report: Report) -> str:
-    """What the check found, in a sentence."""
-    return check_text(report)
+def other_point(report: Report) -> str:
+    """Without a budget the fastest point is the result: how to ask for another; empty where there is no other."""
+    if len(report.front) < 2:
+        return ""
+    affordable = [p for p in summary.shown_points(report) if p.latency_s <= summary.DEAREST * report.before.latency_s]
+    return (
+        "The fastest point is the result; for another pass --mem with its size with weights, "
+        f"such as --mem {budget_text((affordable or report.front)[-1].peak_bytes)}"
+    )

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 
+from vgcomp.report import summary
 from vgcomp.report.data import Point, Region, curve, regions
 from vgcomp.report.source import Reportable
-from vgcomp.result import Explanation, FrontPoint, PassReport, Report
-from vgcomp.units import format_bytes, format_count, format_seconds, parse_bytes
+from vgcomp.result import Explanation, PassReport, Report
+from vgcomp.units import format_bytes, format_seconds, parse_bytes
 
 _EQUIVALENCE_CLASS = {"exact": "good", "reassociated": "plain", "approximate": "note"}
 _CHECK_CLASS = {"passed": "good", "failed": "bad", "skipped": "plain"}
@@ -55,7 +56,7 @@ def html_text(result: Reportable) -> str:
         _timeline_section(report),
         _regions_section(found),
         _columns([_passes_section(report.passes), _facts_section(report)]),
-        _front_section(report.front, report),
+        _front_section(report),
         _why_section(result.explanations),
         _footer(report),
     ]
@@ -242,18 +243,16 @@ def _passes_section(passes: Sequence[PassReport]) -> str:
 
 
 def _facts_section(report: Report) -> str:
-    before, after = report.before, report.after
-    rows = [
-        ("Peak with weights", format_bytes(before.peak_bytes), format_bytes(after.peak_bytes)),
-        ("Peak of activations", format_bytes(before.peak_activation_bytes), format_bytes(after.peak_activation_bytes)),
-        ("Weights", format_bytes(before.weight_bytes), format_bytes(after.weight_bytes)),
-        ("Latency", format_seconds(before.latency_s), format_seconds(after.latency_s)),
-        ("FLOPs", format_count(before.flops), format_count(after.flops)),
-        ("Nodes", str(before.nodes), str(after.nodes)),
-    ]
-    cells = (f'<tr><td>{a}</td><td class="n">{b}</td><td class="n">{c}</td></tr>' for a, b, c in rows)
-    table = _table(("", "n:Before", "n:After"), cells)
+    table = _table(("", "n:Before", "n:After"), (_figures_row(*row) for row in summary.figures(report)))
     return _section("Figures", "", table, _check_pill(report))
+
+
+def _figures_row(label: str, *figures: str) -> str:
+    return f"<tr><td>{label}</td>{_numbers(figures)}</tr>"
+
+
+def _numbers(texts: Iterable[str]) -> str:
+    return "".join(f'<td class="n">{text}</td>' for text in texts)
 
 
 def _check_pill(report: Report) -> str:
@@ -266,18 +265,18 @@ def _check_pill(report: Report) -> str:
     return _pill(text, _CHECK_CLASS[check.status])
 
 
-def _front_section(front: Sequence[FrontPoint], report: Report) -> str:
-    if not front:
+def _front_section(report: Report) -> str:
+    if not report.front:
         return ""
-    base = report.before.latency_s or 1.0
+    largest = report.front[0].peak_activation_bytes
     rows = (
-        f'<tr><td class="n">{format_bytes(p.peak_activation_bytes)}</td><td class="n">{format_bytes(p.peak_bytes)}</td>'
-        f'<td class="n">{format_seconds(p.latency_s)}</td><td class="n">×{p.latency_s / base:.3f}</td>'
-        f"<td>{_bar(p.peak_activation_bytes, front[0].peak_activation_bytes)}</td></tr>"
-        for p in front
+        f"<tr>{_numbers(row)}<td>{_bar(point.peak_activation_bytes, largest)}</td></tr>"
+        for row, point in zip(summary.front_rows(report), summary.shown_points(report), strict=True)
     )
     head = ("n:Activations", "n:With weights", "n:Latency", "n:Ratio", "")
-    return _section("Memory against latency", "every plan that no other beats in both", _table(head, rows))
+    more = summary.left_out_text(report)
+    note = f'<p class="sub">{more}</p>' if more else ""
+    return _section("Memory against latency", "plans that no other beats in both", _table(head, rows) + note)
 
 
 def _bar(value: int, largest: int) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from vgcomp.report import summary
 from vgcomp.report.data import regions
 from vgcomp.report.source import Reportable
 from vgcomp.result import Report
-from vgcomp.units import format_bytes, format_count, format_seconds
+from vgcomp.units import format_bytes, format_seconds
 
 
 def markdown_text(result: Reportable) -> str:
@@ -41,31 +42,12 @@ def _summary(report: Report) -> str:
             f"Budget {format_bytes(report.budget_bytes)}, weights included: "
             f"{format_bytes(report.after.peak_bytes)} used."
         )
-    lines.append(check_text(report))
+    lines.append(summary.check_text(report))
     return "\n\n".join(lines)
 
 
-def check_text(report: Report) -> str:
-    """One sentence on whether outputs were compared."""
-    check = report.check
-    if check.status == "skipped":
-        return "Outputs were not compared."
-    error = f", largest difference {check.max_abs_error:.3g}" if check.max_abs_error is not None else ""
-    shape = "at the full shape" if check.shape == "full" else f"at the reduced shape {check.shape}"
-    return f"Outputs compared with the unmodified network's {shape}: {check.status}{error}."
-
-
 def _figures(report: Report) -> str:
-    before, after = report.before, report.after
-    rows = [
-        ("Peak with weights", format_bytes(before.peak_bytes), format_bytes(after.peak_bytes)),
-        ("Peak of activations", format_bytes(before.peak_activation_bytes), format_bytes(after.peak_activation_bytes)),
-        ("Weights", format_bytes(before.weight_bytes), format_bytes(after.weight_bytes)),
-        ("Latency", format_seconds(before.latency_s), format_seconds(after.latency_s)),
-        ("FLOPs", format_count(before.flops), format_count(after.flops)),
-        ("Nodes", str(before.nodes), str(after.nodes)),
-    ]
-    return _table(("", "Before", "After"), rows, numbers=(1, 2))
+    return _table(("", "Before", "After"), summary.figures(report), numbers=(1, 2))
 
 
 def _regions(result: Reportable) -> str:
@@ -91,11 +73,13 @@ def _regions(result: Reportable) -> str:
 def _front(report: Report) -> str:
     if not report.front:
         return ""
-    rows = (
-        (format_bytes(p.peak_activation_bytes), format_bytes(p.peak_bytes), format_seconds(p.latency_s))
-        for p in report.front
+    head = ("Activations", "With weights", "Latency", "Ratio")
+    parts = (
+        "## Memory against latency",
+        _table(head, summary.front_rows(report), range(4)),
+        summary.left_out_text(report),
     )
-    return "## Memory against latency\n\n" + _table(("Activations", "With weights", "Latency"), rows, numbers=(0, 1, 2))
+    return "\n\n".join(filter(None, parts))
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:

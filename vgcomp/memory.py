@@ -94,6 +94,22 @@ def analyse(graph: fx.Graph, *, workspace: Workspace = "none") -> Liveness:
     return _Analysis(graph, workspace).run()
 
 
+def body_liveness(body: ir.Body, *, workspace: Workspace = "none") -> Liveness:
+    """Liveness of a body's graph by itself, for who wants to slice it again.
+
+    Slices of operands are others' memory and count nothing here; carries live until they are last read; what the
+    body puts out lives to its end, which is never too little.
+    """
+    analysis = _Analysis(body.graph, workspace, body)
+    analysis.assign()
+    for used in analysis.nodes[-1].all_input_nodes:
+        buffer = analysis.buffer_of[used]
+        buffer.last = analysis.end
+        if buffer.kind == "value":
+            buffer.kind = "output"
+    return analysis.finish()
+
+
 @dataclass(frozen=True)
 class BodyProfile:
     """Live bytes of one body beside the loop's operands and axis results: ``at[i]`` while its node i runs.
@@ -157,6 +173,10 @@ class _Analysis:
 
     def run(self) -> Liveness:
         self.assign()
+        return self.finish()
+
+    def finish(self) -> Liveness:
+        """The result, once every node has its buffer. Turns half steps into nodes: nothing may follow."""
         at = self.per_node()
         peak = max(at, default=0)
         peak_node = self.nodes[at.index(peak)] if at else None

@@ -97,6 +97,11 @@ def simulate(program: Program, target: Target, cost_model: CostModel) -> Timelin
     )
 
 
+def node_seconds(node: fx.Node, target: Target, cost_model: CostModel, workspace: Workspace) -> float:
+    """Seconds of one node, a loop with all its steps."""
+    return sum(op.seconds for op in _ops(node, 1, target, cost_model, workspace))
+
+
 def operation_flops(program: Program) -> float:
     """Floating-point operations of one run; a loop counts what it recomputes."""
     return sum(_graph_flops(node) for node in program.graph.nodes)

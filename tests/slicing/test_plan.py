@@ -53,7 +53,7 @@ def chain(kinds: str, *, frames: int = 4, side: int = 32) -> fx.Graph:
 def problem_of(graph: fx.Graph) -> Problem:
     split_group_norms(graph)
     assign_reuse(graph)
-    return make_problem(graph, TARGET, AnalyticModel(TARGET))
+    return make_problem(graph, TARGET, AnalyticModel(TARGET), analyse(graph))
 
 
 def space_of(kinds: str, low: float, high: float) -> PlanSpace:

@@ -1,37 +1,32 @@
-"""The slicer: for one program and one device, the best plan at any budget, exact to the byte.
-
-Plans are found on predicted figures and then built. A built loop's memory is known exactly; where it is above
-the budget the edge is corrected and the path searched again, so what is returned holds the budget.
-"""
+"""The slicer: for one program and one device, the best plan at any budget, exact to the byte."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import fx
 
-from vgcomp import ir
 from vgcomp.cost_models.base import CostModel
-from vgcomp.loops import operands_of, storage_root
 from vgcomp.memory import Workspace, analyse
 from vgcomp.program import Program
 from vgcomp.simulate import simulate, workspace_of
 from vgcomp.slicing.choices import Plan
+from vgcomp.slicing.fit import Fitted, fit
+from vgcomp.slicing.nested import Nester
 from vgcomp.slicing.plan import PlanSpace, plan_space
 from vgcomp.slicing.prepare import assign_reuse, split_group_norms
 from vgcomp.slicing.problem import make_problem
-from vgcomp.slicing.rewrite import drop_dead, rewrite
+from vgcomp.slicing.rewrite import drop_dead
 from vgcomp.targets import Target
-from vgcomp.verify_loops import storage_size
 
 #: Budgets that one plan space serves: from this fraction of the largest up to it.
 BAND = 0.6
 #: For one budget: how far below it an op is sliced too, where that helps what runs beside it.
 HEADROOM = 0.8
-#: Corrections of one plan before its budget counts as not reachable.
-MOST_CORRECTIONS = 40
+#: How far a slice may be above the budget where its body may be sliced again.
+HOPE = 8.0
 #: Latency, relative to the unsliced program's, that counts as almost no cost.
 CHEAP = 1.03
 #: Beyond this latency the front gets one point a band.
@@ -72,8 +67,9 @@ class Slicer:
         drop_dead(graph)
         split_group_norms(graph)
         assign_reuse(graph)
-        self.problem = make_problem(graph, target, cost_model, self.workspace)
+        self.problem = make_problem(graph, target, cost_model, analyse(graph, workspace=self.workspace))
         self._spaces: dict[tuple[int, int], PlanSpace] = {}
+        self._nesters: dict[tuple[int, int], Nester] = {}
 
     @property
     def floor(self) -> int:
@@ -81,32 +77,33 @@ class Slicer:
         return int(max(self.problem.crossing[0], self.problem.crossing[-1]))
 
     def solve(self, budget: int, band: tuple[int, int] | None = None) -> Solution | None:
-        """The least-latency plan within ``budget`` activation bytes; None if none was found."""
-        space = self._space(*(band or (int(budget * HEADROOM), budget)))
-        allowed = budget
-        for _ in range(MOST_CORRECTIONS):
-            plan = space.best(allowed)
-            if plan is None:
-                return None
-            written = rewrite(space, plan)
-            cramped = [c for c, nodes in written.nodes_of if c.grow and not all(map(_has_room, nodes))]
-            if cramped:  # a result on the way did not stay where the search took it to be
-                for choice in cramped:
-                    space.forbid(choice)
-                continue
-            liveness = analyse(written.graph, workspace=self.workspace)
-            if liveness.peak <= budget:
-                program = self.program.with_graph(written.graph)
-                seconds = simulate(program, self.target, self.cost_model).latency_s
-                return Solution(program, liveness.peak, seconds, plan)
-            at = dict(zip(written.graph.nodes, liveness.at, strict=True))
-            over = [(c, max(at[n] for n in nodes)) for c, nodes in written.nodes_of]
-            over = [(c, peak) for c, peak in over if peak > budget and peak > c.peak]
-            for choice, peak in over:
-                space.correct(choice, peak)
-            if not over:
-                allowed -= liveness.peak - budget
-        return None
+        """The least-latency plan within ``budget`` activation bytes; None if none was found.
+
+        Regions are nested only where plans without that cost latency, or there are none.
+        """
+        low, high = band or (int(budget * HEADROOM), budget)
+        plain = self._solution(fit(self._space(low, high), budget, self.live))
+        if plain is not None and plain.seconds <= CHEAP * self._unsliced_seconds:
+            return plain
+        nester = self._nester(low, high)
+        nester.explore(budget, self.live)
+        nested = self._solution(fit(nester.space, budget, self.live))
+        found = [solution for solution in (plain, nested) if solution is not None]
+        return min(found, key=lambda solution: solution.seconds, default=None)
+
+    def live(self, graph: fx.Graph) -> list[int]:
+        """Activation bytes alive at each node of a graph for this program."""
+        return analyse(graph, workspace=self.workspace).at
+
+    def seconds(self, graph: fx.Graph) -> float:
+        """Simulated seconds of a graph for this program."""
+        return simulate(self.program.with_graph(graph), self.target, self.cost_model).latency_s
+
+    def _solution(self, fitted: Fitted | None) -> Solution | None:
+        if fitted is None:
+            return None
+        program = self.program.with_graph(fitted.graph)
+        return Solution(program, fitted.peak, self.seconds(fitted.graph), fitted.plan)
 
     def smallest(self) -> Solution:
         """The plan of least memory: bands downwards until none fits, then bisection."""
@@ -191,9 +188,13 @@ class Slicer:
             found.extend([solution] if solution is not None else [])
         return found
 
+    @cached_property
+    def _unsliced_seconds(self) -> float:
+        return self.seconds(self.program.graph)
+
     def _unsliced_solution(self) -> Solution:
-        timeline = simulate(self.program, self.target, self.cost_model)
-        return Solution(self.program, self.unsliced, timeline.latency_s, Plan((), self.unsliced, timeline.latency_s))
+        seconds = self._unsliced_seconds
+        return Solution(self.program, self.unsliced, seconds, Plan((), self.unsliced, seconds))
 
     def _space(self, low: int, high: int) -> PlanSpace:
         key = (low, high)
@@ -201,6 +202,14 @@ class Slicer:
             self._spaces.clear()  # one band at a time: a space holds a million edges
             self._spaces[key] = plan_space(self.problem, low, high)
         return self._spaces[key]
+
+    def _nester(self, low: int, high: int) -> Nester:
+        key = (low, high)
+        if key not in self._nesters:
+            self._nesters.clear()
+            space = plan_space(self.problem, low, high, HOPE)
+            self._nesters[key] = Nester(space, self.target, self.cost_model, self.workspace)
+        return self._nesters[key]
 
 
 def pareto(found: list[Solution]) -> list[Solution]:
@@ -210,17 +219,6 @@ def pareto(found: list[Solution]) -> list[Solution]:
         if not kept or solution.peak < kept[-1].peak:
             kept.append(solution)
     return kept
-
-
-def _has_room(node: fx.Node) -> bool:
-    """True where each result that a loop lays over an operand fits its storage."""
-    for result in ir.loop_of(node).results:
-        if result.into is None:
-            continue
-        root, index = storage_root(operands_of(node)[result.into])
-        if math.prod(result.shape) * result.dtype.itemsize > storage_size(root, index):
-            return False
-    return True
 
 
 def _is_cheap(found: list[Solution], seconds: float) -> bool:

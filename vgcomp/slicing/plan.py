@@ -18,6 +18,7 @@ from vgcomp.slicing.candidates import grow_regions, region_at
 from vgcomp.slicing.choices import Choice, Plan
 from vgcomp.slicing.emit import BuiltLoop
 from vgcomp.slicing.growth import Limits
+from vgcomp.slicing.hopes import hopes_of
 from vgcomp.slicing.memo import memo_of
 from vgcomp.slicing.problem import Bools, Floats, Ints, Problem
 from vgcomp.slicing.regions import CARRY, GROW, RECOMPUTE, Candidates, Placement, Region, joined
@@ -145,17 +146,18 @@ def _grid(found: Candidates, index: int, most: int) -> Floats:
     return np.column_stack((firsts, table[:, 1:3], np.full(len(table), index), table[:, 3:], table[:, 0]))
 
 
-def plan_space(problem: Problem, low: int, high: int) -> PlanSpace:
+def plan_space(problem: Problem, low: int, high: int, hope: float = 1.0) -> PlanSpace:
     """The edges that plans for budgets from ``low`` to ``high`` bytes may want.
 
     A region must hold an op whose unsliced peak is above ``low``, and at most ``high`` bytes may cross
     its ends. Where a buffer may be reserved for a later result, the ops that run meanwhile have that much less.
+    With ``hope`` above 1, regions whose slices take up to that much more are let in as hopes (:mod:`.hopes`).
     """
     starts = frozenset(_cuts(problem, high))
     ends = frozenset(_end_before(problem, j) for j in starts if j > 0)
     waists = frozenset(j for j in ends if problem.crossing[j] <= _WAIST * high)
     hot = problem.plain_peak > low
-    limits = Limits(high, max(low // 400, 1 << 12), _counted(hot), waists=waists, starts=starts)
+    limits = Limits(high, max(low // 400, 1 << 12), _counted(hot), hope, waists=waists, starts=starts)
     seeds = seed_axes(problem)
     memo_of(problem).make_room()
     found = dict(_candidates(problem, limits, sorted(ends), seeds))
@@ -166,6 +168,10 @@ def plan_space(problem: Problem, low: int, high: int) -> PlanSpace:
         stop = _hot_already(earlier, hot)
         for key, more in _candidates(problem, limits, again, seeds, stop):
             found[key] = joined(more, found[key]) if stop[key[0]] and key in found else more
+    if hope > 1:
+        sizes = {id(buffer): buffer.size for buffer in problem.buffer.values()}
+        hopes = [more for each in found.values() for more in hopes_of(problem, limits, each, low, sizes)]
+        return PlanSpace(problem, limits, [*found.values(), *hopes])
     return PlanSpace(problem, limits, list(found.values()))
 
 

@@ -18,7 +18,7 @@ from vgcomp.axes import AxisMap
 from vgcomp.cost_models.base import CostModel, OpWork
 from vgcomp.cost_models.work import work_of
 from vgcomp.ir import Axis
-from vgcomp.memory import Buffer, Workspace, alias_base, analyse
+from vgcomp.memory import Buffer, Liveness, alias_base
 from vgcomp.targets import Target
 
 if TYPE_CHECKING:
@@ -71,14 +71,17 @@ class Problem:
         return self.last[id(self.buffer[node])]
 
 
-def make_problem(graph: fx.Graph, target: Target, cost_model: CostModel, workspace: Workspace = "none") -> Problem:
-    """The problem of a prepared graph (norms split, reuse assigned)."""
+#: Buffers that are there before the first op: a graph's own, and those of a body.
+_GIVEN = ("input", "weight", "operand", "carry")
+
+
+def make_problem(graph: fx.Graph, target: Target, cost_model: CostModel, liveness: Liveness) -> Problem:
+    """The problem of a prepared graph (norms split, reuse assigned) with its liveness."""
     every = list(graph.nodes)
     nodes = [n for n in every if n.op == "call_function"]
     index = {node: i for i, node in enumerate(nodes)}
-    liveness = analyse(graph, workspace=workspace)
     position = _op_positions(every)
-    first = {id(b): position[b.first] if b.kind not in ("input", "weight") else -1 for b in liveness.buffers}
+    first = {id(b): position[b.first] if b.kind not in _GIVEN else -1 for b in liveness.buffers}
     last = {id(b): position[b.last] for b in liveness.buffers}
     works = [_work(node) for node in nodes]
     seconds = np.array([cost_model.op_seconds(w, target).seconds if w is not None else 0.0 for w in works])

@@ -81,6 +81,8 @@ class Candidates:
     placements: tuple[tuple[Placement, Placement], ...]
     #: By start.
     grows: tuple[Grow | None, ...]
+    #: By start, for hopes (:mod:`vgcomp.slicing.nested`): bytes that slices would take, were they not sliced again.
+    hopes: Floats | None = None
 
 
 def joined(short: Candidates, long: Candidates) -> Candidates:

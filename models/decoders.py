@@ -7,12 +7,13 @@ diffusers' loop.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vgcomp.models.network import InputSpec, Network, Settings
+from vgcomp.models.network import InputSpec, Network, Settings, latent_grid, small
 
 
 class SvdDecoder(nn.Module):
@@ -30,21 +31,25 @@ class SvdDecoder(nn.Module):
         return out
 
 
-class SdDecoder(nn.Module):
-    """``AutoencoderKL.decode``, a frame as an image: (B·T, 4, h, w) -> (B·T, 3, H, W)."""
+class Decoder(nn.Module):
+    """``decode`` of a VAE of diffusers.
 
-    def __init__(self, **config: Any) -> None:
+    ``AutoencoderKL``, a frame as an image: (B·T, 4, h, w) -> (B·T, 3, H, W).
+    ``AutoencoderKLLTXVideo``: (B, 128, t, h, w) -> (B, 3, 8t - 7, 32h, 32w).
+    """
+
+    def __init__(self, vae: str, **config: Any) -> None:
         super().__init__()
-        from diffusers import AutoencoderKL
+        import diffusers
 
-        self.vae = _without_encoder(AutoencoderKL(**config))
+        self.vae = _without_encoder(getattr(diffusers, vae)(**config))
 
     def forward(self, z: Tensor) -> Tensor:
         out: Tensor = self.vae.decode(z, return_dict=False)[0]
         return out
 
 
-class WanDecoder(nn.Module):
+class WanDecoder(Decoder):
     """``AutoencoderKLWan.decode``: (B, 16, t, h, w) -> (B, 3, 4t - 3, 8h, 8w).
 
     Every causal convolution sees the whole clip; its zero padding at the start is what the cached loop
@@ -52,18 +57,14 @@ class WanDecoder(nn.Module):
     """
 
     def __init__(self, form: str, **config: Any) -> None:
-        super().__init__()
-        from diffusers import AutoencoderKLWan
-
-        self.vae = _without_encoder(AutoencoderKLWan(**config))
+        super().__init__("AutoencoderKLWan", **config)
         self.chunked = form == "chunked"
         if not self.chunked:
             _replace_temporal_upsamplers(self.vae.decoder)
 
     def forward(self, z: Tensor) -> Tensor:
         if self.chunked:
-            out: Tensor = self.vae.decode(z, return_dict=False)[0]
-            return out
+            return super().forward(z)
         return torch.clamp(self.vae.decoder(self.vae.post_quant_conv(z)), min=-1.0, max=1.0)
 
 
@@ -95,7 +96,7 @@ def _replace_temporal_upsamplers(decoder: nn.Module) -> None:
                 setattr(module, name, _WholeClipResample(child.resample, child.time_conv))  # type: ignore[arg-type]
 
 
-class CogVideoXDecoder(nn.Module):
+class CogVideoXDecoder(Decoder):
     """``AutoencoderKLCogVideoX``: (B, 16, t, h, w) -> (B, 3, 4t - 3, 8h, 8w).
 
     Whole: the decoder on all frames, GroupNorm over the whole clip. Chunked: diffusers' loop, two latent
@@ -103,18 +104,14 @@ class CogVideoXDecoder(nn.Module):
     """
 
     def __init__(self, form: str, **config: Any) -> None:
-        super().__init__()
-        from diffusers import AutoencoderKLCogVideoX
-
-        self.vae = _without_encoder(AutoencoderKLCogVideoX(**config))
+        super().__init__("AutoencoderKLCogVideoX", **config)
         self.chunked = form == "chunked"
         if not self.chunked:
             _undo_safe_convolutions(self.vae.decoder)
 
     def forward(self, z: Tensor) -> Tensor:
         if self.chunked:
-            out: Tensor = self.vae.decode(z, return_dict=False)[0]
-            return out
+            return super().forward(z)
         if self.vae.post_quant_conv is not None:
             z = self.vae.post_quant_conv(z)
         whole: Tensor = self.vae.decoder(z)[0]
@@ -128,20 +125,6 @@ def _undo_safe_convolutions(decoder: nn.Module) -> None:
     for module in decoder.modules():
         if isinstance(module, CogVideoXSafeConv3d):
             module.__class__ = nn.Conv3d
-
-
-class LtxDecoder(nn.Module):
-    """``AutoencoderKLLTXVideo.decode``: (B, 128, t, h, w) -> (B, 3, 8t - 7, 32h, 32w)."""
-
-    def __init__(self, **config: Any) -> None:
-        super().__init__()
-        from diffusers import AutoencoderKLLTXVideo
-
-        self.vae = _without_encoder(AutoencoderKLLTXVideo(**config))
-
-    def forward(self, z: Tensor) -> Tensor:
-        out: Tensor = self.vae.decode(z, return_dict=False)[0]
-        return out
 
 
 def _without_encoder(vae: Any) -> Any:
@@ -167,7 +150,7 @@ def _svd(channels: tuple[int, ...], layers: int) -> Any:
 
 def _sd(channels: tuple[int, ...], layers: int) -> Any:
     up = {"up_block_types": ("UpDecoderBlock2D",) * len(channels)}
-    return lambda s: SdDecoder(**_kl_config(channels, s.layers or layers), **up)
+    return lambda s: Decoder("AutoencoderKL", **_kl_config(channels, s.layers or layers), **up)
 
 
 def _wan(dim: int, layers: int) -> Any:
@@ -191,7 +174,8 @@ def _cogvideox(channels: tuple[int, ...], layers: int) -> Any:
 def _ltx(channels: tuple[int, ...], layers: int) -> Any:
     def make(s: Settings) -> nn.Module:
         n = s.layers or layers
-        return LtxDecoder(
+        return Decoder(
+            "AutoencoderKLLTXVideo",
             block_out_channels=channels,
             decoder_block_out_channels=channels,
             layers_per_block=(n, n - 1 or 1, n - 1 or 1, n - 1 or 1, n),
@@ -207,83 +191,57 @@ def _image_latents(s: Settings) -> tuple[InputSpec, ...]:
 
 def _clip_latents(channels: int, time: int, space: int) -> Any:
     def inputs(s: Settings) -> tuple[InputSpec, ...]:
-        return (InputSpec("z", (s.batch, channels, (s.frames - 1) // time + 1, s.height // space, s.width // space)),)
+        return (InputSpec("z", (s.batch, channels, *latent_grid(s, time, space))),)
 
     return inputs
-
-
-def _small(frames: int, height: int = 64, width: int = 96) -> Settings:
-    return Settings(frames=frames, height=height, width=width, dtype=torch.float32, weights="random")
 
 
 _KL = (128, 256, 512, 512)
 _KL_SMALL = (32, 32, 64, 64)
 
+_image = partial(Network, inputs=_image_latents)
+_clip = partial(Network, inputs=_clip_latents(16, 4, 8), frame_step=4)
+_ltx_clip = partial(Network, inputs=_clip_latents(128, 8, 32), multiple=32, frame_step=8)
+
 NETWORKS = (
-    Network(
+    _image(
         "svd-vae-decoder",
         "Stable Video Diffusion's temporal decoder, all frames at once",
         Settings(frames=14, height=576, width=1024),
         _svd(_KL, 2),
-        _image_latents,
     ),
-    Network("svd-vae-decoder-small", "svd-vae-decoder, narrow", _small(4), _svd(_KL_SMALL, 1), _image_latents),
-    Network(
+    _image("svd-vae-decoder-small", "svd-vae-decoder, narrow", small(4, 64, 96), _svd(_KL_SMALL, 1)),
+    _image(
         "sd-vae-decoder",
         "Stable Diffusion's image decoder, a batch of frames",
         Settings(frames=16, height=576, width=1024),
         _sd(_KL, 2),
-        _image_latents,
     ),
-    Network("sd-vae-decoder-small", "sd-vae-decoder, narrow", _small(4), _sd(_KL_SMALL, 1), _image_latents),
-    Network(
+    _image("sd-vae-decoder-small", "sd-vae-decoder, narrow", small(4, 64, 96), _sd(_KL_SMALL, 1)),
+    _clip(
         "wan-vae-decoder",
         "Wan 2.1's causal decoder",
         Settings(frames=81, height=480, width=832),
         _wan(96, 2),
-        _clip_latents(16, 4, 8),
-        frame_step=4,
     ),
-    Network(
-        "wan-vae-decoder-small",
-        "wan-vae-decoder, narrow",
-        _small(13),
-        _wan(8, 1),
-        _clip_latents(16, 4, 8),
-        frame_step=4,
-    ),
-    Network(
+    _clip("wan-vae-decoder-small", "wan-vae-decoder, narrow", small(13, 64, 96), _wan(8, 1)),
+    _clip(
         "cogvideox-vae-decoder",
         "CogVideoX's causal decoder",
         Settings(frames=49, height=480, width=720),
         _cogvideox((128, 256, 256, 512), 3),
-        _clip_latents(16, 4, 8),
-        frame_step=4,
     ),
-    Network(
+    _clip(
         "cogvideox-vae-decoder-small",
         "cogvideox-vae-decoder, narrow",
-        _small(9),
+        small(9, 64, 96),
         _cogvideox((32, 32, 64, 64), 1),
-        _clip_latents(16, 4, 8),
-        frame_step=4,
     ),
-    Network(
+    _ltx_clip(
         "ltx-vae-decoder",
         "LTX-Video's decoder",
         Settings(frames=121, height=512, width=768),
         _ltx((128, 256, 512, 512), 4),
-        _clip_latents(128, 8, 32),
-        multiple=32,
-        frame_step=8,
     ),
-    Network(
-        "ltx-vae-decoder-small",
-        "ltx-vae-decoder, narrow",
-        _small(17, 96, 128),
-        _ltx((16, 16, 32, 32), 1),
-        _clip_latents(128, 8, 32),
-        multiple=32,
-        frame_step=8,
-    ),
+    _ltx_clip("ltx-vae-decoder-small", "ltx-vae-decoder, narrow", small(17, 96, 128), _ltx((16, 16, 32, 32), 1)),
 )

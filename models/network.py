@@ -55,6 +55,16 @@ class Settings:
         return tuple((field.name, _text(getattr(self, field.name))) for field in fields(self))
 
 
+def small(frames: int, height: int, width: int, batch: int = 1) -> Settings:
+    """Settings of a ``-small`` network, which runs in seconds: fp32, with seeded random weights."""
+    return Settings(frames, height, width, batch, torch.float32, weights="random")
+
+
+def latent_grid(s: Settings, time: int, space: int) -> tuple[int, int, int]:
+    """(t, h, w) of a causal VAE's latents: the first frame by itself, then one every ``time`` frames."""
+    return (s.frames - 1) // time + 1, s.height // space, s.width // space
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """One input: its name and shape. ``dtype`` None is the network's; ``fill`` None is random numbers."""

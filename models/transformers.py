@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vgcomp.models.network import InputSpec, Network, Settings
+from vgcomp.models.network import InputSpec, Network, Settings, latent_grid, small
+
+Make = Callable[[Settings], nn.Module]
+Inputs = Callable[[Settings], tuple[InputSpec, ...]]
 
 
 class Wan(nn.Module):
@@ -66,65 +72,29 @@ class Ltx(nn.Module):
         return out
 
 
-def _wan(settings: Settings) -> nn.Module:
-    return Wan(
-        num_attention_heads=12,
-        attention_head_dim=128,
-        in_channels=16,
-        out_channels=16,
-        ffn_dim=8960,
-        num_layers=settings.layers or 30,
+def _wan(layers: int, **config: Any) -> Make:
+    return lambda s: Wan(in_channels=16, out_channels=16, num_layers=s.layers or layers, **config)
+
+
+def _wan_inputs(text: int, tokens: int) -> Inputs:
+    return lambda s: (
+        InputSpec("hidden_states", (s.batch, 16, *latent_grid(s, 4, 8))),
+        InputSpec("timestep", (s.batch,), torch.float32, fill=997.0),
+        InputSpec("encoder_hidden_states", (s.batch, tokens, text)),
     )
 
 
-def _wan_small(settings: Settings) -> nn.Module:
-    return Wan(
-        num_attention_heads=4,
-        attention_head_dim=24,
-        in_channels=16,
-        out_channels=16,
-        ffn_dim=256,
-        freq_dim=32,
-        text_dim=64,
-        num_layers=settings.layers or 2,
-    )
+def _cogvideox(layers: int, **config: Any) -> Make:
+    def make(s: Settings) -> nn.Module:
+        sizes = {"sample_frames": s.frames, "sample_height": s.height // 8, "sample_width": s.width // 8}
+        return CogVideoX(num_layers=s.layers or layers, **sizes, **config)
+
+    return make
 
 
-def _wan_inputs(text: int, tokens: int) -> Any:
+def _cogvideox_inputs(text: int, tokens: int) -> Inputs:
     def inputs(s: Settings) -> tuple[InputSpec, ...]:
-        t, h, w = (s.frames - 1) // 4 + 1, s.height // 8, s.width // 8
-        return (
-            InputSpec("hidden_states", (s.batch, 16, t, h, w)),
-            InputSpec("timestep", (s.batch,), torch.float32, fill=997.0),
-            InputSpec("encoder_hidden_states", (s.batch, tokens, text)),
-        )
-
-    return inputs
-
-
-def _cogvideox_sizes(s: Settings) -> dict[str, int]:
-    return {"sample_frames": s.frames, "sample_height": s.height // 8, "sample_width": s.width // 8}
-
-
-def _cogvideox(settings: Settings) -> nn.Module:
-    return CogVideoX(num_layers=settings.layers or 30, **_cogvideox_sizes(settings))
-
-
-def _cogvideox_small(settings: Settings) -> nn.Module:
-    return CogVideoX(
-        num_attention_heads=4,
-        attention_head_dim=16,
-        time_embed_dim=32,
-        text_embed_dim=48,
-        max_text_seq_length=18,
-        num_layers=settings.layers or 2,
-        **_cogvideox_sizes(settings),
-    )
-
-
-def _cogvideox_inputs(text: int, tokens: int) -> Any:
-    def inputs(s: Settings) -> tuple[InputSpec, ...]:
-        t, h, w = (s.frames - 1) // 4 + 1, s.height // 8, s.width // 8
+        t, h, w = latent_grid(s, 4, 8)
         return (
             InputSpec("hidden_states", (s.batch, t, 16, h, w)),
             InputSpec("encoder_hidden_states", (s.batch, tokens, text)),
@@ -134,97 +104,66 @@ def _cogvideox_inputs(text: int, tokens: int) -> Any:
     return inputs
 
 
-def _ltx_grid(s: Settings) -> tuple[int, int, int]:
-    return (s.frames - 1) // 8 + 1, s.height // 32, s.width // 32
+def _ltx(layers: int, **config: Any) -> Make:
+    return lambda s: Ltx(latent_grid(s, 8, 32), num_layers=s.layers or layers, **config)
 
 
-def _ltx(settings: Settings) -> nn.Module:
-    return Ltx(_ltx_grid(settings), num_layers=settings.layers or 28)
-
-
-def _ltx_small(settings: Settings) -> nn.Module:
-    return Ltx(
-        _ltx_grid(settings),
-        in_channels=128,
-        out_channels=128,
-        num_attention_heads=4,
-        attention_head_dim=16,
-        cross_attention_dim=64,
-        caption_channels=48,
-        num_layers=settings.layers or 2,
+def _ltx_inputs(text: int, tokens: int) -> Inputs:
+    return lambda s: (
+        InputSpec("hidden_states", (s.batch, math.prod(latent_grid(s, 8, 32)), 128)),
+        InputSpec("encoder_hidden_states", (s.batch, tokens, text)),
+        InputSpec("timestep", (s.batch,), torch.float32, fill=1000.0),
+        InputSpec("encoder_attention_mask", (s.batch, tokens), fill=1.0),
     )
 
 
-def _ltx_inputs(text: int, tokens: int) -> Any:
-    def inputs(s: Settings) -> tuple[InputSpec, ...]:
-        t, h, w = _ltx_grid(s)
-        return (
-            InputSpec("hidden_states", (s.batch, t * h * w, 128)),
-            InputSpec("encoder_hidden_states", (s.batch, tokens, text)),
-            InputSpec("timestep", (s.batch,), torch.float32, fill=1000.0),
-            InputSpec("encoder_attention_mask", (s.batch, tokens), fill=1.0),
-        )
+#: Two narrow layers.
+_WAN_SMALL = _wan(2, num_attention_heads=4, attention_head_dim=24, ffn_dim=256, freq_dim=32, text_dim=64)
+_COGVIDEOX_SMALL = _cogvideox(
+    2, num_attention_heads=4, attention_head_dim=16, time_embed_dim=32, text_embed_dim=48, max_text_seq_length=18
+)
+_LTX_SMALL = _ltx(
+    2,
+    in_channels=128,
+    out_channels=128,
+    num_attention_heads=4,
+    attention_head_dim=16,
+    cross_attention_dim=64,
+    caption_channels=48,
+)
 
-    return inputs
-
-
-def _small(frames: int, height: int, width: int) -> Settings:
-    return Settings(frames=frames, height=height, width=width, dtype=torch.float32, weights="random")
-
+_clip = partial(Network, multiple=16, frame_step=4)
+_ltx_clip = partial(Network, multiple=32, frame_step=8)
 
 NETWORKS = (
-    Network(
+    _clip(
         "wan-1.3b",
         "Wan 2.1's text-to-video transformer, 1.3 billion parameters",
         Settings(frames=81, height=480, width=832),
-        _wan,
+        _wan(30, num_attention_heads=12, attention_head_dim=128, ffn_dim=8960),
         _wan_inputs(4096, 512),
-        multiple=16,
-        frame_step=4,
     ),
-    Network(
-        "wan-1.3b-small",
-        "wan-1.3b, two narrow layers",
-        _small(9, 64, 96),
-        _wan_small,
-        _wan_inputs(64, 12),
-        multiple=16,
-        frame_step=4,
-    ),
-    Network(
+    _clip("wan-1.3b-small", "wan-1.3b, two narrow layers", small(9, 64, 96), _WAN_SMALL, _wan_inputs(64, 12)),
+    _clip(
         "cogvideox-2b",
         "CogVideoX-2B's transformer",
         Settings(frames=49, height=480, width=720, batch=2),
-        _cogvideox,
+        _cogvideox(30),
         _cogvideox_inputs(4096, 226),
-        multiple=16,
-        frame_step=4,
     ),
-    Network(
+    _clip(
         "cogvideox-2b-small",
         "cogvideox-2b, two narrow layers",
-        _small(9, 64, 96),
-        _cogvideox_small,
+        small(9, 64, 96),
+        _COGVIDEOX_SMALL,
         _cogvideox_inputs(48, 18),
-        multiple=16,
-        frame_step=4,
     ),
-    Network(
+    _ltx_clip(
         "ltx-video",
         "LTX-Video 0.9's transformer, 1.9 billion parameters",
         Settings(frames=121, height=512, width=768, batch=2),
-        _ltx,
+        _ltx(28),
         _ltx_inputs(4096, 128),
-        multiple=32,
-        frame_step=8,
     ),
-    Network(
-        "ltx-video-small",
-        "ltx-video, two narrow layers",
-        _small(17, 128, 192),
-        _ltx_small,
-        _ltx_inputs(48, 10),
-        multiple=32,
-        frame_step=8,
-    ),
+    _ltx_clip("ltx-video-small", "ltx-video, two narrow layers", small(17, 128, 192), _LTX_SMALL, _ltx_inputs(48, 10)),
 )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vgcomp.models.network import InputSpec, Network, Settings
+from vgcomp.models.network import InputSpec, Network, Settings, small
 
 
 class SvdUnet(nn.Module):
@@ -101,7 +101,7 @@ def _animatediff_inputs(context: int, tokens: int) -> Any:
     return inputs
 
 
-_SMALL = Settings(frames=4, height=128, width=192, batch=2, dtype=torch.float32, weights="random")
+_SMALL = small(4, 128, 192, batch=2)
 
 NETWORKS = (
     Network(

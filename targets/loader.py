@@ -20,7 +20,7 @@ from vgcomp.units import parse_bytes
 ENV_DIRS = "VGCOMP_TARGETS"
 
 _OWN_DIR = Path(__file__).parent
-_SIZES = ("memory_bytes", "app_memory_bytes", "cache_bytes")
+_SIZES = ("memory_bytes", "app_memory_bytes", "cache_bytes", "context_bytes", "blas_workspace_bytes")
 
 
 def load_target(target: str | Path | Target) -> Target:

@@ -57,6 +57,11 @@ class Target(BaseModel):
     #: The host's time to issue one op; runs ahead of the device, so it only shows when ops are short.
     host_issue_s: float = Field(default=0.0, ge=0.0)
 
+    #: Device memory of a process before its first tensor: the driver's context and the kernels loaded.
+    context_bytes: int = Field(default=0, ge=0)
+    #: What PyTorch keeps for the matrix library, one handle on one stream.
+    blas_workspace_bytes: int = Field(default=0, ge=0)
+
     efficiency: dict[EfficiencyKind, Annotated[float, Field(gt=0.0, le=1.0)]] = Field(default_factory=dict)
     limits: Limits = Limits()
     #: Field name -> where its value comes from.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vgcomp.errors import ModelError
+from vgcomp.slices import contiguous_strides
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,10 @@ class FileData:
     path: Path
     offset: int
     length: int
+
+    def check_size(self, owner: str) -> None:
+        """Raises ModelError, naming ``owner``, where the file is missing or ends before these bytes do."""
+        _check_size(owner, self.path, self.offset + self.length)
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ class Weight:
             raise ModelError(f"weight {self.name!r}: {data.length} bytes are given for a tensor of {self.nbytes}")
         if self.numel == 0:
             return torch.empty(self.shape, dtype=self.dtype)
-        _check_size(self.name, data.path, data.offset + data.length)
+        data.check_size(f"weight {self.name!r}")
         mapped = np.memmap(data.path, dtype=np.uint8, mode="c", offset=data.offset, shape=(data.length,))
         aligned = data.offset % self.dtype.itemsize == 0
         return torch.from_numpy(mapped if aligned else np.array(mapped)).view(self.dtype).reshape(self.shape)
@@ -103,7 +108,7 @@ class Weight:
     def _from_safetensors(self, data: SafetensorsData) -> Tensor:
         from safetensors import SafetensorError, safe_open
 
-        _check_size(self.name, data.path, 0)
+        _check_size(f"weight {self.name!r}", data.path, 0)
         try:
             with safe_open(data.path, framework="pt") as file:  # type: ignore[no-untyped-call]
                 tensor: Tensor = file.get_tensor(data.key)
@@ -117,12 +122,12 @@ class Weight:
         return tensor
 
 
-def _check_size(name: str, path: Path, needed: int) -> None:
+def _check_size(owner: str, path: Path, needed: int) -> None:
     """Raises ModelError unless the file is there and has ``needed`` bytes."""
     if not path.is_file():
-        raise ModelError(f"weight {name!r}: its data file {path} is missing; put it there or work without weights")
+        raise ModelError(f"{owner}: its data file {path} is missing; put it there or work without weights")
     if path.stat().st_size < needed:
-        raise ModelError(f"weight {name!r}: its data file {path} is truncated ({needed} bytes needed)")
+        raise ModelError(f"{owner}: its data file {path} is truncated ({needed} bytes needed); copy it again")
 
 
 def from_tensor(name: str, tensor: Tensor) -> Weight:
@@ -134,16 +139,7 @@ def from_tensor(name: str, tensor: Tensor) -> Weight:
 def row_major(tensor: Tensor) -> Tensor:
     """The same numbers with plain row-major strides (dims of size 1 included), copied only if needed."""
     dense = tensor.detach().contiguous()
-    return dense.as_strided(dense.shape, _strides(dense.shape))
-
-
-def _strides(shape: Sequence[int]) -> list[int]:
-    strides: list[int] = []
-    step = 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(size, 1)
-    return strides[::-1]
+    return dense.as_strided(dense.shape, contiguous_strides(dense.shape))
 
 
 def without_data(name: str, shape: Sequence[int], dtype: torch.dtype) -> Weight:

@@ -20,7 +20,7 @@ from vgcomp.normalize.builder import Builder as GraphBuilder
 from vgcomp.onnx_import.tensors import StoredTensor
 from vgcomp.onnx_import.values import Constant, Live, Parameter, Value
 from vgcomp.program import is_constant_name
-from vgcomp.weights import FileData, Weight, from_tensor
+from vgcomp.weights import Weight, from_tensor
 
 aten = torch.ops.aten
 prims = torch.ops.prims
@@ -216,6 +216,6 @@ def _weight(parameter: Parameter) -> Weight:
     name = plain_name(stored)
     if parameter.shape != stored.shape:
         name = f"{name}.as_{'x'.join(map(str, parameter.shape))}"
-    if stored.file is None:
+    if stored.data is None:
         return from_tensor(name, parameter.load())
-    return Weight(name, parameter.shape, parameter.dtype, FileData(stored.file, stored.offset, stored.nbytes))
+    return Weight(name, parameter.shape, parameter.dtype, stored.data)

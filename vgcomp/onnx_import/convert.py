@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -126,7 +127,7 @@ class _Importer:
         if value.const_value is None:
             raise ModelError(f"{self.file.path}: initializer {name!r} has no data; the file is damaged")
         tensor = stored(name, value.const_value, self.folder)
-        weighty = tensor.dtype.is_floating_point and tensor.numel > _CONSTANT_ELEMENTS
+        weighty = tensor.dtype.is_floating_point and math.prod(tensor.shape) > _CONSTANT_ELEMENTS
         if weighty or not tensor.present:
             return Parameter(tensor, tensor.shape)
         return Constant(tensor.load())

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import torch
 
 from vgcomp.errors import ModelError
+from vgcomp.weights import FileData, Weight
 
 DTYPES: dict[ir.DataType, torch.dtype] = {
     ir.DataType.FLOAT: torch.float32,
@@ -40,46 +41,30 @@ def torch_dtype(dtype: ir.DataType | None, owner: str) -> torch.dtype:
 class StoredTensor:
     """An initializer: name, shape, dtype and where its bytes are.
 
-    ``file`` is None for data held inside the ONNX file; otherwise bytes ``offset`` to
-    ``offset + nbytes`` of ``file``, which need not exist.
+    ``data`` is None for bytes held inside the ONNX file; the file that it names otherwise need not exist.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     tensor: ir.TensorProtocol
-    file: Path | None = None
-    offset: int = 0
-
-    @property
-    def numel(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return self.numel * self.dtype.itemsize
+    data: FileData | None = None
 
     @property
     def present(self) -> bool:
         """True when the data can be read."""
-        return self.file is None or self.file.is_file()
+        return self.data is None or self.data.path.is_file()
 
     def load(self) -> torch.Tensor:
         """The data as a tensor of its own. ModelError when the external file is missing or short."""
-        if self.file is None:
+        if self.data is None:
             return from_onnx(self.tensor, self.name)
-        if not self.file.is_file():
+        if not self.present:
             raise ModelError(
-                f"tensor {self.name!r} decides shapes or options, but its external data file {self.file} is missing"
+                f"tensor {self.name!r} decides shapes or options, but its external data file {self.data.path} "
+                "is missing"
             )
-        with self.file.open("rb") as stream:
-            stream.seek(self.offset)
-            raw = bytearray(stream.read(self.nbytes))
-        if len(raw) != self.nbytes:
-            raise ModelError(f"external data file {self.file} ends before tensor {self.name!r}; copy it again")
-        if self.nbytes == 0:
-            return torch.empty(self.shape, dtype=self.dtype)
-        return torch.frombuffer(raw, dtype=self.dtype).reshape(self.shape)
+        return Weight(self.name, self.shape, self.dtype, self.data).load().clone()
 
 
 def stored(name: str, tensor: ir.TensorProtocol, folder: Path) -> StoredTensor:
@@ -96,10 +81,10 @@ def stored(name: str, tensor: ir.TensorProtocol, folder: Path) -> StoredTensor:
     file = Path(os.path.normpath(folder / location))
     if os.path.isabs(location) or not file.is_relative_to(os.path.normpath(folder)):
         raise ModelError(f"tensor {name!r} keeps its data at {location!r}, outside the model's folder")
-    found = StoredTensor(name, shape, dtype, tensor, file, int(tensor.offset or 0))
-    if file.is_file() and file.stat().st_size < found.offset + found.nbytes:
-        raise ModelError(f"external data file {file} ends before tensor {name!r}; copy it again")
-    return found
+    data = FileData(file, int(tensor.offset or 0), math.prod(shape) * dtype.itemsize)
+    if file.is_file():
+        data.check_size(f"tensor {name!r}")
+    return StoredTensor(name, shape, dtype, tensor, data)
 
 
 def from_onnx(tensor: ir.TensorProtocol, name: str) -> torch.Tensor:

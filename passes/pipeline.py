@@ -24,6 +24,7 @@ class PipelineResult:
 
     @property
     def changed(self) -> bool:
+        """True where any pass changed the program."""
         return any(record.changed for record in self.records)
 
 

@@ -76,7 +76,7 @@ def parse_spec(spec: str) -> list[Pass]:
 
 
 def build_pipeline(passes: str | Sequence[str | Pass]) -> list[Pass]:
-    """Passes from a spec, or from a mix of specs and pass objects."""
+    """Passes from a spec, or from a mix of specs and pass objects. Raises UsageError for a mistake in a spec."""
     if isinstance(passes, str):
         return parse_spec(passes)
     built: list[Pass] = []

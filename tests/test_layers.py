@@ -1,4 +1,4 @@
-"""Imports go one way: no module imports from a layer above its own, and the package list is whole."""
+"""Imports go one way: no module imports from a layer above its own, none is too long, and the package list is whole."""
 
 import ast
 import tomllib
@@ -7,6 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {name: ROOT / name for name in ("passes", "cost_models", "targets", "models")}
+
+MODULE_LINES, FUNCTION_LINES = 500, 60
 
 #: Lower layers first. A name is a module of vgcomp or a folder, which counts as one.
 LAYERS = (
@@ -70,6 +72,18 @@ def test_no_module_imports_upwards():
             if RANK.get(name, -1) > RANK.get(part, len(LAYERS)):
                 wrong.append(f"{path.relative_to(ROOT)}:{line}: {part} imports {name}, which is above it")
     assert not wrong, "\n".join(wrong)
+
+
+def test_modules_and_functions_are_short():
+    long = []
+    for _, path in sources():
+        text = path.read_text(encoding="utf-8")
+        lines = len(text.splitlines())
+        long += [f"{path.relative_to(ROOT)} has {lines} lines"] if lines > MODULE_LINES else []
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= FUNCTION_LINES:
+                long.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name} has {node.end_lineno - node.lineno}")
+    assert not long, "\n".join(long)
 
 
 def test_the_packages_in_pyproject_are_those_that_exist():

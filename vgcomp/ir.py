@@ -243,6 +243,7 @@ class Loop:
 
     @property
     def n_slices(self) -> int:
+        """How many steps the loop takes."""
         return len(self.steps)
 
 

@@ -23,6 +23,7 @@ class Network:
 
     @property
     def n_edges(self) -> int:
+        """Edges added so far."""
         return len(self._head) // 2
 
     def new_vertex(self) -> int:

@@ -59,6 +59,7 @@ class Program:
 
     @property
     def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in order, as the network's author gave them."""
         return tuple(str(node.target) for node in self.inputs)
 
     @property
@@ -106,7 +107,10 @@ class Program:
         return program_text(self)
 
     def save(self, directory: Path) -> None:
-        """Writes ``program.json`` and, for weights that are in memory, ``weights.safetensors``."""
+        """Writes ``program.json`` and, for weights that are in memory, ``weights.safetensors``.
+
+        Whole or not at all. Raises UsageError if ``directory`` is a file, OSError if it cannot be written.
+        """
         from vgcomp.serialize import save_program
 
         save_program(self, directory)

@@ -29,7 +29,7 @@ _CLONE = torch.ops.aten.clone.default
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One op of the timeline, or one op of a loop's body for all the slices that run it."""
+    """One op of the timeline, or one op of a loop's body for all the slices that run it. Seconds, bytes, FLOPs."""
 
     node: fx.Node
     name: str
@@ -49,7 +49,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Timeline:
-    """A simulated run. ``peak_bytes`` is activations and all weights together."""
+    """A simulated run: seconds on one target under one cost model, bytes of its allocations, FLOPs.
+
+    ``peak_activation_bytes``: inputs, outputs and temporaries alive at once, weights excluded.
+    """
 
     entries: tuple[Entry, ...]
     peak_activation_bytes: int
@@ -62,6 +65,7 @@ class Timeline:
 
     @property
     def peak_bytes(self) -> int:
+        """Peak of activations and all weights together, in bytes."""
         return self.peak_activation_bytes + self.weight_bytes
 
     @cached_property

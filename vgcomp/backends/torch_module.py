@@ -22,6 +22,8 @@ class TorchModule(nn.Module):
     Weights are loaded once, at construction, and are buffers of the module. ``weights`` gives
     tensors for some or all of them instead (for weights whose data is absent, say). Inference
     only: call it under ``torch.no_grad()`` or ``torch.inference_mode()``; it never records gradients.
+
+    Raises ModelError where a weight has no data, and UsageError for inputs that are not those of the program.
     """
 
     def __init__(self, program: Program, *, weights: Mapping[str, Tensor] | None = None) -> None:

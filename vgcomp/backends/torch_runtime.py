@@ -32,6 +32,7 @@ class Code:
     outputs: list[int]
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """The outputs for these inputs, in the placeholders' order; ``weights`` by the targets of their nodes."""
         frame = Frame([None] * self.slots, weights, _device(inputs, weights))
         for slot, value in zip(self.inputs, inputs, strict=True):
             frame.env[slot] = value
@@ -80,6 +81,7 @@ class _Slots:
 
 
 def compile_graph(graph: fx.Graph) -> Code:
+    """The graph's instructions. The graph must be a Program's: in order, functional, of the dialect."""
     outputs: tuple[fx.Node, ...] = graph.output_node().args[0]  # type: ignore[assignment]
     slots = _Slots(graph, set(outputs))
     placeholders = [node for node in slots.nodes if node.op == "placeholder"]

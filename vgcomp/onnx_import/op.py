@@ -19,7 +19,10 @@ Emitter = Callable[["Op"], Value | Sequence[Value]]
 
 @dataclass(frozen=True)
 class Op:
-    """A node, its operands (None where left out), the file's opset and the builder to emit into."""
+    """A node, its operands (None where left out), the file's opset and the builder to emit into.
+
+    ``attr_*`` give an attribute by its ONNX name, or the default (None where there is none) if the node has it not.
+    """
 
     node: ir.Node
     operands: tuple[Value | None, ...]
@@ -29,6 +32,7 @@ class Op:
     # -- operands -------------------------------------------------------------------------------
 
     def has(self, index: int) -> bool:
+        """True where operand ``index`` is given."""
         return index < len(self.operands) and self.operands[index] is not None
 
     def get(self, index: int) -> Value | None:

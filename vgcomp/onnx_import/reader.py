@@ -27,6 +27,7 @@ class OnnxFile:
 
     @property
     def graph(self) -> ir.Graph:
+        """The model's main graph."""
         return self.model.graph
 
 

@@ -31,6 +31,7 @@ class Run:
 
     @property
     def scan(self) -> bool:
+        """True where the steps are worth a Scan."""
         return self.allowed and len(self.steps) >= _MIN_SCAN
 
     def takes(self, step: ir.Step, written: list[int], specs: dict[int, _Spec]) -> bool:

@@ -16,21 +16,23 @@ def grow_regions(problem: Problem, limits: Limits, end: int, axis: Axis, stop: i
     starts = limits.starts_of(end, stop)
     if not starts or not slice_counts(axis.extent):
         return None
+    crossing = problem.crossing[list(starts)]
+    #: At each start, the bytes that cross the best one from there on.
+    rest = np.minimum.accumulate(crossing[::-1])[::-1].tolist()
     firsts: list[int] = []
     figures: list[Relative] = []
     walk = Walk(problem, limits, end, axis)
-    wanted = iter(starts)
-    start = next(wanted)
+    k = 0
     for i in range(end - 1, starts[-1] - 1, -1):
         least = walk.take(i) / limits.hope
-        if least > limits.threshold:
-            break  # it cannot start here, or is too much by now and only grows
-        if i != start:
+        if least + rest[k] > limits.threshold:
+            break  # it cannot start here, or is too much wherever it starts, since it only grows
+        if i != starts[k]:
             continue
-        start = next(wanted, -1)
-        if least + problem.crossing[i] <= limits.threshold:  # wherever the results may lie
+        if least + crossing[k] <= limits.threshold:  # wherever the results may lie
             firsts.append(i)
             figures.append(walk.figures(i))
+        k += 1
     return _candidates(problem, walk, firsts, figures) if firsts else None
 
 

@@ -52,14 +52,14 @@ class PlanSpace:
         #: Edges of one kind begin, end and place their results alike; those that grow have none.
         kinds, self.kind = _kinds(self.candidates, self.which, self.start)
         self.n_kinds = len(kinds)
-        #: Kinds with a new buffer for a result, by that buffer's id; and which buffers a result's may be that of.
+        #: By the id of a result's buffer: kinds that make it, and (source, kind) where it is taken over.
         self.kinds_of_fresh: dict[int, list[int]] = {}
-        self.taken_from: dict[int, set[int]] = {}
+        self.kinds_of_taken: dict[int, list[tuple[int, int]]] = {}
         for (_, _, placement), number in kinds.items():
             for buffer in placement.fresh:
                 self.kinds_of_fresh.setdefault(buffer, []).append(number)
             for source, result in placement.taken:
-                self.taken_from.setdefault(result, set()).add(source)
+                self.kinds_of_taken.setdefault(result, []).append((source, number))
         settled = np.nonzero(self.which[:, 1] != GROW)[0]
         #: The edges that do not grow, fastest first.
         self.by_seconds = settled[np.argsort(self.seconds[settled], kind="stable")]

@@ -113,6 +113,22 @@ def axes_of(node: fx.Node) -> list[Axis]:
     return [Axis(d, n) for d, n in enumerate(_shape(node)) if n > 1]
 
 
+def summed_axis(node: fx.Node) -> Axis | None:
+    """The axis that a value is merged over and does not have any more: the keys of partial attention.
+
+    It is numbered one past the value's last dimension.
+    """
+    if node.target is not ir.own.attention_partial.default:
+        return None
+    keys = _shape(operands(node)[1])[-2]
+    return Axis(len(_shape(node)), keys) if keys > 1 else None
+
+
+def is_summed(node: fx.Node, axis: Axis) -> bool:
+    """True where ``axis`` is the node's :func:`summed_axis`: slices give partial values to be merged."""
+    return axis == summed_axis(node)
+
+
 # --------------------------------------------------------------------------- rules
 
 
@@ -324,6 +340,9 @@ def _attention(node: fx.Node, axis: Axis) -> Sequence[Demand] | None:
 
 def _attention_partial(node: fx.Node, axis: Axis) -> Sequence[Demand] | None:
     rank = len(_shape(node))
+    if axis.dim == rank:
+        keys = Axis(rank - 2, axis.extent)
+        return [WHOLE, Window(keys), Window(keys)]
     if axis.dim == rank - 1:
         return None
     if axis.dim == rank - 2:

@@ -15,7 +15,7 @@ from torch import fx
 
 from vgcomp import ir
 from vgcomp.axes import AxisMap
-from vgcomp.ir import Axis, Body, Loop, Result, Span, Step, aten
+from vgcomp.ir import Axis, Body, Loop, Result, Span, Step, aten, own
 from vgcomp.slices import read_slice
 from vgcomp.slicing.localize import BodyBuilder, localize, signature, substitute
 from vgcomp.slicing.spans import Item, LoopSpec, Schedule, StepSpans, kept_tails, reads_of, schedule_spans
@@ -299,7 +299,8 @@ def _result(emitter: _Emitter, target: fx.Node, into: Mapping[fx.Node, fx.Node],
     value = ir.val(target)
     shape = tuple(int(n) for n in value.shape)
     if target in emitter.spec.merged:
-        return Result(shape, value.dtype, combine="moments")
+        partial = target.target is own.attention_partial.default
+        return Result(shape, value.dtype, combine="softmax" if partial else "moments")
     axis = emitter.spec.axis_of[target]
     source = into.get(target)
     keys = [key for key in emitter.operands if key[0] is source and key[1] is not None]

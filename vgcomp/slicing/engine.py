@@ -16,7 +16,7 @@ from vgcomp.slicing.choices import Plan
 from vgcomp.slicing.fit import Fitted, fit
 from vgcomp.slicing.nested import Nester
 from vgcomp.slicing.plan import PlanSpace, plan_space
-from vgcomp.slicing.prepare import assign_reuse, split_group_norms
+from vgcomp.slicing.prepare import assign_reuse, split_attentions, split_group_norms
 from vgcomp.slicing.problem import make_problem
 from vgcomp.slicing.rewrite import drop_dead
 from vgcomp.targets import Target
@@ -66,6 +66,7 @@ class Slicer:
         graph = program.copy().graph
         drop_dead(graph)
         split_group_norms(graph)
+        split_attentions(graph)
         assign_reuse(graph)
         self.problem = make_problem(graph, target, cost_model, analyse(graph, workspace=self.workspace))
         self._spaces: dict[tuple[int, int], PlanSpace] = {}

@@ -21,7 +21,7 @@ import numpy as np
 from torch import fx
 
 from vgcomp import ir
-from vgcomp.axes import Whole, Window
+from vgcomp.axes import Whole, Window, is_summed
 from vgcomp.inplace import can_write
 from vgcomp.ir import Axis, own
 from vgcomp.slicing.placing import grown, placed
@@ -261,6 +261,9 @@ class Growth:
         problem, axis = self.problem, wanted.axis
         buffer = problem.buffer[node]
         size = self.tables.fractions(axis.extent, wanted.halo, wanted.lag) * self.problem.size[node]
+        if is_summed(node, axis):
+            size = np.full_like(size, self.problem.size[node])
+            self.base += self.problem.size[node]  # beside the step's value and the old one there is the merged one
         last = self._last_use(i, node)
         if not problem.is_view[i]:
             start = self.covered.get(id(buffer))
@@ -362,7 +365,9 @@ class Growth:
         fresh = tuple(self._fresh_bytes(results, pairs) for pairs in into)
         seconds = self.seconds.copy()  # it goes on growing
         for node in results:
-            if not can_write(node) or self.axis_of[node].outer > 1:
+            if is_summed(node, self.axis_of[node]):
+                seconds = seconds + self.counts * self._copy_seconds(self.problem.size[node])
+            elif not can_write(node) or self.axis_of[node].outer > 1:
                 seconds = seconds + self._copy_seconds(self.problem.size[node])
         return Figures(self.inner_peak(), seconds, (fresh[0], fresh[1]), into, tuple(results), grown(self))
 

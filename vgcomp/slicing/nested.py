@@ -29,7 +29,7 @@ from vgcomp.simulate import node_seconds
 from vgcomp.slicing.choices import Choice
 from vgcomp.slicing.fit import Live, fit
 from vgcomp.slicing.plan import PlanSpace, plan_space
-from vgcomp.slicing.prepare import assign_reuse, split_group_norms
+from vgcomp.slicing.prepare import assign_reuse, split_attentions, split_group_norms
 from vgcomp.slicing.problem import Ints, make_problem
 from vgcomp.slicing.rewrite import rewrite
 from vgcomp.targets import Target
@@ -190,6 +190,7 @@ class Nester:
 
         graph = copy_graph(body.graph)
         split_group_norms(graph)
+        split_attentions(graph)
         assign_reuse(graph)
         liveness = body_liveness(replace(body, graph=graph), workspace=self.workspace)
         problem = make_problem(graph, self.target, self.cost_model, liveness)

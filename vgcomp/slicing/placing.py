@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from vgcomp import ir
+from vgcomp.axes import is_summed
 from vgcomp.ir import Axis
 from vgcomp.slicing.regions import RECOMPUTE, Grow, Into
 
@@ -21,6 +22,8 @@ def placed(growth: Growth, mode: int) -> tuple[Into, ...]:
     sizes, buffer = growth.problem.size, growth.problem.buffer
     taken: set[fx.Node] = set()
     for result in growth.results():
+        if is_summed(result, growth.axis_of[result]):
+            continue
         size, mine = sizes[result], buffer[result]
         fitting = [x for x in growth.pending if sizes[x] == size and x not in taken]
         # First what the op itself would overwrite: names of buffers, and what is reserved in them, then stay.
@@ -44,6 +47,8 @@ def grown(growth: Growth) -> Grow | None:
         return None
     (result,) = results
     size, axis = growth.problem.size, growth.axis_of[result]
+    if is_summed(result, axis):
+        return None
     smaller = [x for x in growth.pending if size[x] < size[result] <= size[x] * 16]
     if not smaller or not _outermost(_place(growth, result, axis), axis, ir.val(result).numel()):
         return None

@@ -28,6 +28,7 @@ def split_group_norms(graph: fx.Graph) -> int:
     Not where the halves would lay the result out otherwise: sizes of 1 leave it open what the order in memory is.
     """
     count = 0
+    moved: set[fx.Node] = set()
     for node in [n for n in graph.nodes if n.target is aten.group_norm.default]:
         x, groups, weight, bias, eps = group_norm_args(node)
         with graph.inserting_before(node):
@@ -37,10 +38,25 @@ def split_group_norms(graph: fx.Graph) -> int:
             graph.erase_node(applied)
             graph.erase_node(moments)
             continue
+        if ir.val(applied).stride() != ir.val(node).stride():
+            moved.add(applied)
         node.replace_all_uses_with(applied)
         graph.erase_node(node)
         count += 1
+    _refresh(graph, moved)
     return count
+
+
+def _refresh(graph: fx.Graph, moved: set[fx.Node]) -> None:
+    """Values anew of what reads those that moved: some ops choose a layout by the stride of a dimension of size 1."""
+    for node in graph.nodes if moved else ():
+        if node.op != "call_function" or moved.isdisjoint(node.all_input_nodes):
+            continue
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+        value = evaluate_fake(node.target, args, kwargs)
+        if value.stride() != ir.val(node).stride():
+            node.meta["val"] = value
+            moved.add(node)
 
 
 def _layout(node: fx.Node) -> list[int]:
@@ -76,6 +92,59 @@ def fuse_group_norms(graph: fx.Graph) -> int:
         graph.erase_node(node)
         if not moments.users:
             graph.erase_node(moments)
+        count += 1
+    return count
+
+
+def split_attentions(graph: fx.Graph) -> int:
+    """Attention of few queries to many keys becomes ``attention_partial`` and ``attention_finish``.
+
+    So its keys can come block by block. Only where what is merged between blocks is well below keys and values
+    themselves; a block of queries does as well elsewhere.
+    """
+    count = 0
+    for node in [n for n in graph.nodes if n.target is aten.scaled_dot_product_attention.default]:
+        if len(node.args) != 3 or set(node.kwargs) - {"scale"}:
+            continue
+        q, k, v = (ir.val(x) for x in node.args)
+        if q.dim() != k.dim() or q.shape[:-2] != k.shape[:-2]:
+            continue
+        partial_bytes = q[..., 0].numel() * (v.shape[-1] + 2) * 4
+        if 2 * partial_bytes > ir.nbytes(k) + ir.nbytes(v):
+            continue
+        scale = node.kwargs.get("scale")
+        with graph.inserting_before(node):
+            factor = float(scale) if scale is not None else float(q.shape[-1]) ** -0.5
+            partial = call(graph, own.attention_partial.default, (*node.args, factor))
+            finished = call(graph, own.attention_finish.default, (partial, ir.val(node).dtype))
+        if _layout(finished) != _layout(node):
+            graph.erase_node(finished)
+            graph.erase_node(partial)
+            continue
+        node.replace_all_uses_with(finished)
+        graph.erase_node(node)
+        count += 1
+    return count
+
+
+def fuse_attentions(graph: fx.Graph) -> int:
+    """The halves of an attention that no loop parts become one again."""
+    count = 0
+    for node in [n for n in graph.nodes if n.target is own.attention_finish.default]:
+        partial = node.args[0]
+        if partial.target is not own.attention_partial.default or len(partial.users) > 1:
+            continue
+        q, k, v, scale = partial.args
+        with graph.inserting_before(node):
+            usual = scale == float(ir.val(q).shape[-1]) ** -0.5
+            kwargs = {} if usual else {"scale": scale}
+            whole = call(graph, aten.scaled_dot_product_attention.default, (q, k, v), kwargs)
+        if ir.val(whole).stride() != ir.val(node).stride():
+            graph.erase_node(whole)
+            continue
+        node.replace_all_uses_with(whole)
+        graph.erase_node(node)
+        graph.erase_node(partial)
         count += 1
     return count
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
 
 from vgcomp import ir
-from vgcomp.axes import AxisMap
+from vgcomp.axes import AxisMap, is_summed
 from vgcomp.infer import evaluate_fake
 from vgcomp.ir import Loop, Result
+from vgcomp.slice_bytes import first_overwrite
 from vgcomp.slicing.choices import Choice, Plan
 from vgcomp.slicing.emit import BuiltLoop, build_loop
 from vgcomp.slicing.plan import PlanSpace
-from vgcomp.slicing.prepare import assign_reuse, fuse_group_norms
+from vgcomp.slicing.prepare import assign_reuse, fuse_attentions, fuse_group_norms
 from vgcomp.slicing.problem import Problem
 from vgcomp.slicing.regions import Region
 from vgcomp.slicing.spans import LoopSpec, reads_of
@@ -54,10 +55,11 @@ def rewrite(space: PlanSpace, plan: Plan) -> Written:
 
 
 def tidy(graph: fx.Graph) -> None:
-    """Buffers reused, norms that no slice parts and that overwrite nothing whole again, dead code gone."""
+    """Buffers reused; norms (that overwrite nothing) and attentions whole again where no slice parts them."""
     drop_dead(graph)
     assign_reuse(graph)
     fuse_group_norms(graph)
+    fuse_attentions(graph)
 
 
 def drop_dead(graph: fx.Graph) -> None:
@@ -100,7 +102,8 @@ class _Writer:
             spec = _spec(choice, axis_of, (barrier,), frozenset((barrier,)), problem.amap, problem.index)
             made.append(self._loop((choice.edge, barrier), spec, {}, f"statistics of {barrier.name}"))
         results = exposed(region.axis_of, problem, region.end, set(floating))
-        spec = _spec(choice, region.axis_of, results, frozenset(), problem.amap, problem.index)
+        merged = frozenset(node for node in results if is_summed(node, region.axis_of[node]))
+        spec = _spec(choice, region.axis_of, results, merged, problem.amap, problem.index)
         pairs = {p.result: p.source for p in region.into[int(choice.carry)]}
         if choice.grow and region.grow is not None:
             pairs = {region.grow.result: region.grow.source}
@@ -120,7 +123,7 @@ class _Writer:
         name = f"loop_{self.loops}"
         self.loops += 1
         if key not in self.built:
-            self.built[key] = _finished(build_loop(name, spec, self.problem.amap, into, note), self.problem)
+            self.built[key] = _finished(build_loop(name, spec, self.problem.amap, into, note))
         built = self.built[key]
         loop = replace(built.loop, name=name, results=tuple(self._reserved(built, reserve)))
         operands = tuple(self.env[x] for x in built.operands)
@@ -189,38 +192,17 @@ def _moved(old: fx.Node, new: fx.Node) -> bool:
     return before is not after and bool(before.stride() != after.stride())
 
 
-def _finished(built: BuiltLoop, problem: Problem) -> BuiltLoop:
+def _finished(built: BuiltLoop) -> BuiltLoop:
     """Bodies tidied as the outer graph is, and unsafe in-place results taken back."""
     for body in built.loop.bodies:
         tidy(body.graph)
-    return replace(built, loop=without_hazards(built, problem))
+    return replace(built, loop=without_hazards(built))
 
 
-def without_hazards(built: BuiltLoop, problem: Problem) -> Loop:
+def without_hazards(built: BuiltLoop) -> Loop:
     """Takes back in-place results that would overwrite what a later step still reads."""
     loop = built.loop
-    results = list(loop.results)
-    for k, result in enumerate(results):
-        if result.into is None:
-            continue
-        buffer = problem.buffer.get(built.operands[result.into])
-        readers = [i for i, x in enumerate(built.operands) if problem.buffer.get(x) is buffer]
-        if readers != [result.into] or _overwrites_unread(loop, k, result.into):
-            results[k] = replace(result, into=None)
-    return replace(loop, results=tuple(results))
-
-
-def _overwrites_unread(loop: Loop, result: int, operand: int) -> bool:
-    written: list[ir.Span] = []
-    for step in loop.steps:
-        read = step.reads[operand]
-        if read is not None and _overlap(written, read):
-            return True
-        span = step.writes[result]
-        if span is not None:
-            written.append(span)
-    return False
-
-
-def _overlap(spans: Iterable[ir.Span], other: ir.Span) -> bool:
-    return any(lo < other[1] and other[0] < hi for lo, hi in spans)
+    into = (k for k, result in enumerate(loop.results) if result.into is not None)
+    unsafe = {k for k in into if first_overwrite(loop, built.operands, k) is not None}
+    results = (replace(result, into=None) if k in unsafe else result for k, result in enumerate(loop.results))
+    return replace(loop, results=tuple(results)) if unsafe else loop

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from vgcomp.axes import AxisMap, Window
+from vgcomp.axes import AxisMap, Window, is_summed
 from vgcomp.ir import Axis, Span
 
 #: A value read inside a loop: a node computed in it, or an operand from outside along one axis.
@@ -28,7 +28,8 @@ Item = tuple[fx.Node, Axis]
 class LoopSpec:
     """One loop to be built: ``nodes`` in order, each with its axis; ``targets`` it delivers.
 
-    A target in ``merged`` is a moments node: its axis is its operand's, which it sums over.
+    A target in ``merged`` sums over the axis: a moments node, whose axis is its operand's, or a node with a
+    :func:`~vgcomp.axes.summed_axis`.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -74,7 +75,7 @@ def partition(extent: int, n: int, of: int | None = None) -> list[Span]:
 def reads_of(spec: LoopSpec, amap: AxisMap, node: fx.Node) -> list[tuple[int, fx.Node, Window]]:
     """(position, operand, window) of each sliced operand of a node of the loop."""
     axis = spec.axis_of[node]
-    if node in spec.merged:
+    if node in spec.merged and not is_summed(node, axis):
         return [(0, amap.operands(node)[0], Window(axis))]
     found = amap.demands(node, axis)
     assert found is not None, f"{node} cannot be sliced along {axis}"

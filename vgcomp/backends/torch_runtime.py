@@ -151,11 +151,25 @@ def _call(node: fx.Node, slots: _Slots) -> Instruction:
             frame.env[out] = target(*args(frame.env), **{**kwargs(frame.env), "device": frame.device})
 
         return fill
+    strides = tuple(ir.val(node).stride())
 
     def call(frame: Frame) -> None:
-        frame.env[out] = target(*args(frame.env), **kwargs(frame.env))
+        frame.env[out] = _as_planned(target(*args(frame.env), **kwargs(frame.env)), strides)
 
     return call
+
+
+def _as_planned(value: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """The value laid out as planned, so that later slices find each other's bytes where they should be.
+
+    A kernel is free in the stride that it gives a dimension of size 1, and others choose their layout by it: that is
+    set right in the view. A kernel that lays out otherwise (another device's, say) is copied from.
+    """
+    if value.stride() == strides:
+        return value
+    if all(n == 1 or a == b for n, a, b in zip(value.shape, value.stride(), strides, strict=True)):
+        return value.as_strided(value.shape, strides)
+    return torch.empty_strided(value.shape, strides, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def _direct(node: fx.Node, k: int, loop: ir.Loop, slots: _Slots) -> Instruction:

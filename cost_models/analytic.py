@@ -1,19 +1,22 @@
 """The analytic cost model: a roofline an op, with launch cost and what slicing does to it.
 
 An op takes the longest of its arithmetic and its memory traffic, plus a launch; or the host's time to
-issue it, if that is longer. To this the model adds the three effects that decide how far slicing pays:
+issue it, if that is longer. To this the model adds the effects that decide how far slicing pays:
 
 * **Waves.** A contraction is cut into output tiles, one a unit at a time. A slice with fewer tiles
   than the device has units, or a few more than a whole number of rounds, leaves units idle. Libraries
-  have smaller tiles for that, at lower efficiency; the best of four sizes is taken. Elementwise
-  kernels need a few thousand elements a unit to saturate memory.
+  have smaller tiles for that, at lower efficiency; the best size is taken (:mod:`~vgcomp.cost_models.kernels`).
+  Elementwise kernels need a few thousand elements a unit to saturate memory.
 * **Cache.** What fits half of the last cache is taken from it: the previous op has just written it.
   From there to the full size the credit fades out.
 * **Weights** and broadcast inputs are read whole by every slice: between two slices of one op come all the
   other ops of its loop, with weights of their own.
+* **Layouts** (GPUs). Tensor-core convolutions want channels side by side; what lies otherwise is copied before and
+  after. Inputs that are read against their order, or broadcast, come at part of the memory's rate.
+* **Statistics** (GPUs). A norm has one block of threads a group or row: few groups leave the memory idle, many short
+  rows cost a block's own latency each.
 
-Efficiencies are ours, of the usual size for PyTorch's libraries, and the same for all devices except
-where a target's file has measured ones.
+Efficiencies are ours, of the usual size for PyTorch's libraries, except where a target's file has its own.
 """
 
 from __future__ import annotations
@@ -21,28 +24,26 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
+
+from vgcomp.cost_models import neural_engine
 from vgcomp.cost_models.base import Bound, Cost, OpWork
+from vgcomp.cost_models.kernels import arithmetic, efficiency
 from vgcomp.errors import InternalError
-from vgcomp.targets.target import EfficiencyKind, Target
+from vgcomp.targets.target import Target
 
-#: Fraction of the peak that large, well-shaped ops reach.
-_EFFICIENCY: dict[EfficiencyKind, float] = {"conv": 0.55, "matmul": 0.75, "attention": 0.5, "memory": 0.85}
+#: Of the memory's rate: reading against the order in memory (a transaction brings twice what is used), with an
+#: address computed an element, and copying from one layout to another.
+_STRIDED, _BROADCAST, _RELAYOUT = 0.5, 0.6, 0.7
 
-#: Reading against the order in memory: a transaction brings twice what is used, tiled transposes being the rule.
-_STRIDED = 0.5
-
-#: (rows, columns, efficiency relative to the largest) of the output tiles that libraries have kernels for.
-_TILES = ((128, 128, 1.0), (128, 64, 0.92), (64, 64, 0.75), (32, 32, 0.4))
-#: A tile's inner step: shorter contractions are padded to it.
-_TILE_K = 32
-#: A tile with fewer than this many inner steps does not hide its prologue.
-_PROLOGUE_K = 64
 #: Elements a unit must have in flight to saturate memory, and the occupancy that the least slice still gets.
 _ELEMENTS_A_UNIT = 4096
 _LEAST_OCCUPANCY = 1 / 64
 
-#: Of the vector rate, what depthwise convolutions reach.
-_DEPTHWISE = 0.15
+#: A block of threads that takes a group's statistics, bytes a second: 512 threads, four loads of two bytes under way.
+_GROUP_BYTES_PER_S = 7e9
+#: A block that normalises one row: its latency (loads, two rounds of reduction, stores), and how many a unit holds.
+_ROW_S, _ROWS_A_UNIT = 2.5e-6, 16
 
 #: Tiles: 4032 * (1 / 14) is not to make one more than 288.
 _ROUNDING = 1e-6
@@ -75,11 +76,23 @@ class Curve:
     cache_bytes: float
     launch_s: float
     host_s: float
+    #: Bytes moved at the memory's rate before or after the kernel, scaled.
+    copied: float = 0.0
+    #: Statistics: how many, the bytes that they read, bytes a second that one block reads, and seconds that each takes
+    #: beside all others.
+    rows: float = 0.0
+    row_bytes: float = 0.0
+    row_rate: float = 0.0
+    row_s: float = 0.0
 
     def seconds(self, fraction: float = 1.0) -> float:
         """Seconds for ``fraction`` (> 0) of the op's elements."""
+        return max(self.device_s(fraction), self.host_s)
+
+    def device_s(self, fraction: float = 1.0) -> float:
+        """The device's part of :meth:`seconds`."""
         busy = max(self.compute_s(fraction), self.memory_s(fraction))
-        return max(busy + self.launch_s, self.host_s)
+        return busy + self.copied * fraction / self.memory_rate + self.launch_s
 
     def compute_s(self, fraction: float) -> float:
         """Seconds of arithmetic: whole rounds of the tile size that suits best, and what needs no tiles."""
@@ -101,11 +114,17 @@ class Curve:
         hit = min(1.0, max(0.0, (1.0 - room) / (1.0 - _CACHE_SHARE)))
         byte_s = hit / self.cache_rate + (1.0 - hit) / self.memory_rate
         shared_s = self.shared / self.memory_rate
-        return self.traffic * fraction * byte_s / occupancy + shared_s
+        seconds = self.traffic * fraction * byte_s / occupancy + shared_s
+        if not self.rows:
+            return seconds
+        rows = max(1.0, self.rows * fraction)
+        read = self.row_bytes * fraction
+        late = max(0.0, read / (rows * self.row_rate) - read * byte_s) if self.row_rate else 0.0
+        return max(seconds + late, rows * self.row_s)
 
     def bound(self) -> Bound:
         """What the whole op spends most of its time on."""
-        compute, memory = self.compute_s(1.0), self.memory_s(1.0)
+        compute, memory = self.compute_s(1.0), self.memory_s(1.0) + self.copied / self.memory_rate
         if max(compute, memory) < max(self.launch_s, self.host_s - max(compute, memory)):
             return "launch"
         return "compute" if compute >= memory else "memory"
@@ -164,7 +183,7 @@ class AnalyticModel:
         if work.is_free:
             return Cost(0.0, "launch", source)
         curve = self.curve(work, target)
-        return Cost(curve.seconds(), curve.bound(), source)
+        return Cost(curve.seconds(), curve.bound(), source, curve.device_s())
 
 
 def _make_room(
@@ -175,73 +194,73 @@ def _make_room(
 
 
 def _curve(work: OpWork, target: Target) -> Curve:
-    memory = _efficiency(target, "memory") * (_STRIDED if work.strided else 1.0)
+    if target.kind == "ane":
+        return _engine_curve(work, target)
+    gpu = target.kind == "cuda"
+    full = target.memory_bytes_per_s * efficiency(target, "memory")
+    share = _memory_share(work, gpu)
     scaled = work.bytes_read - work.shared_bytes
-    matrix_s = _matrix_s(work, target)
-    # A CPU's vector registers are short and its cores few: neither padding nor rounds matter.
-    tiled = matrix_s > 0.0 and target.kind != "cpu" and not _is_depthwise(work)
+    made = arithmetic(work, target)
+    copied = 2.0 * work.relayout_bytes / _RELAYOUT * share if gpu and _is_copied(work, target) else 0.0
     return Curve(
-        fluid_s=(work.flops - work.matrix_flops) / target.vector_flops_per_s() + (0.0 if tiled else matrix_s),
-        tiles=_tiles(work, target, matrix_s) if tiled else (),
+        fluid_s=made.fluid_s,
+        tiles=made.tiles,
         units=target.units,
-        full_elements=0.0 if target.kind == "cpu" else float(target.units * _ELEMENTS_A_UNIT),
+        full_elements=float(target.units * _ELEMENTS_A_UNIT) if gpu else 0.0,
         elements=max(work.out_elements, scaled / work.dtype.itemsize),
-        traffic=scaled * work.reads + work.bytes_written,
+        traffic=scaled * work.reads + work.bytes_written + work.scratch_bytes,
         shared=work.shared_bytes,
-        distinct=scaled + work.bytes_written,
-        memory_rate=target.memory_bytes_per_s * memory,
-        cache_rate=target.cache_bytes_per_s * memory,
+        distinct=scaled + work.bytes_written + work.scratch_bytes,
+        memory_rate=full * share,
+        cache_rate=target.cache_bytes_per_s * efficiency(target, "memory") * share,
+        cache_bytes=float(target.cache_bytes),
+        # A copy into another layout, and one back.
+        launch_s=target.launch_s * (3 if copied and work.kind == "conv" else 2 if copied else 1),
+        host_s=target.host_issue_s,
+        copied=copied,
+        **(_statistics(work, target, scaled) if gpu else {}),
+    )
+
+
+def _memory_share(work: OpWork, gpu: bool) -> float:
+    if work.strided:
+        return _STRIDED
+    return _BROADCAST if work.broadcast and gpu else 1.0
+
+
+def _is_copied(work: OpWork, target: Target) -> bool:
+    """Vector units take any layout, and run what matrix units do not."""
+    if work.kind != "conv":
+        return work.relayout_bytes > 0.0
+    if work.dtype == torch.float32 and target.tf32_flops_per_s is None:
+        return False
+    return work.form != "depthwise" and work.dtype != torch.float64
+
+
+def _statistics(work: OpWork, target: Target, read: float) -> dict[str, float]:
+    """A norm's rows. Groups are long, a block each (they read twice); rows are short, many at a time."""
+    if not work.rows:
+        return {}
+    if work.reads > 1:
+        return {"rows": float(work.rows), "row_bytes": read, "row_rate": _GROUP_BYTES_PER_S}
+    return {"rows": float(work.rows), "row_s": _ROW_S / (target.units * _ROWS_A_UNIT)}
+
+
+def _engine_curve(work: OpWork, target: Target) -> Curve:
+    """The Neural Engine: one rate by shape and alignment, intermediates cut into its tiles, weights from memory."""
+    made = neural_engine.engine_work(work, target)
+    return Curve(
+        fluid_s=made.arithmetic_s,
+        tiles=(),
+        units=target.units,
+        full_elements=0.0,
+        elements=float(work.out_elements),
+        traffic=made.traffic,
+        shared=work.shared_bytes,
+        distinct=made.traffic,
+        memory_rate=target.memory_bytes_per_s * efficiency(target, "memory"),
+        cache_rate=target.cache_bytes_per_s * efficiency(target, "memory"),
         cache_bytes=float(target.cache_bytes),
         launch_s=target.launch_s,
         host_s=target.host_issue_s,
     )
-
-
-def _efficiency(target: Target, kind: EfficiencyKind) -> float:
-    return target.efficiency.get(kind, _EFFICIENCY[kind])
-
-
-def _is_depthwise(work: OpWork) -> bool:
-    """Nothing for matrix units to share: vector units run it."""
-    return work.kind == "conv" and work.n == 1 and work.batch > 1
-
-
-def _matrix_s(work: OpWork, target: Target) -> float:
-    """Seconds of the contraction on a device that it fills."""
-    rate = target.matrix_flops_per_s(work.dtype)
-    if _is_depthwise(work):
-        return work.matrix_flops / min(rate, target.vector_flops_per_s() * _DEPTHWISE)
-    kind: EfficiencyKind = work.kind if work.kind in ("conv", "attention") else "matmul"
-    return work.matrix_flops / (rate * _efficiency(target, kind))
-
-
-def _tiles(work: OpWork, target: Target, seconds: float) -> tuple[tuple[float, float], ...]:
-    """(tiles, seconds of a round over all units) a tile size, from the contraction's ``seconds``."""
-    found = []
-    for rows, columns, efficiency in _TILES:
-        tiles, filled = _tiling(work, rows, columns)
-        found.append((tiles, seconds * target.units / (efficiency * filled * tiles)))
-    return tuple(found)
-
-
-def _tiling(work: OpWork, rows: int, columns: int) -> tuple[float, float]:
-    """Tiles of that size, and the share of their multiply-adds that is not padding.
-
-    The rows of a single product are not padded here: a slice has a fraction of them, and its last tile is
-    counted as a whole one then.
-    """
-    down = work.m / rows
-    filled = work.k / _padded(work.k, _TILE_K)
-    if work.batch > 1:
-        down = math.ceil(down)
-        filled *= work.m / (down * rows)
-    if work.kind == "attention":
-        # A tile is a block of queries: keys and values, all of them, pass through it.
-        return work.batch * down, filled
-    across = math.ceil(work.n / columns)
-    filled *= work.n / (across * columns) * min(1.0, work.k / _PROLOGUE_K + 0.25)
-    return work.batch * down * across, filled
-
-
-def _padded(size: int, step: int) -> int:
-    return max(1, -(-size // step)) * step

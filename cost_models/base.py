@@ -11,6 +11,9 @@ from vgcomp.targets.target import Target
 
 Kind = Literal["conv", "matmul", "attention", "norm", "pointwise", "view", "copy", "reduce", "other"]
 Bound = Literal["compute", "memory", "launch"]
+#: How a convolution reads its input: nothing but channels, a window in two dimensions or fewer that lie side by side,
+#: a window in space and time (or in time alone), or one channel at a time.
+ConvForm = Literal["none", "1x1", "2d", "3d", "depthwise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,15 @@ class OpWork:
     strided: bool = False
     #: How often a kernel goes through the input: 2 where a statistic of all of it comes first.
     reads: int = 1
+    #: Statistics that are taken one by one: a norm's groups or rows, a softmax's rows.
+    rows: int = 0
+    #: An input is broadcast over the output: kernels compute an address an element and load one at a time.
+    broadcast: bool = False
+    form: ConvForm = "none"
+    #: Of its input and output, the bytes that GPU libraries copy into another layout around the kernel.
+    relayout_bytes: float = 0.0
+    #: Traffic of intermediates that the op writes and reads again: scores that are materialised.
+    scratch_bytes: float = 0.0
 
     # Few fields tell ops apart, and a hash of all of them would cost more than the roofline.
     def __hash__(self) -> int:
@@ -62,11 +74,16 @@ class OpWork:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds for an op, what bounds it, and which model (and table, and target) said so."""
+    """Seconds for an op, what bounds it, and which model (and table, and target) said so.
+
+    ``seconds`` is no less than the host needs to issue the op. ``device_s`` is the device's part alone, for who
+    follows the host's lead over it; None where the model does not tell them apart.
+    """
 
     seconds: float
     bound: Bound
     source: str
+    device_s: float | None = None
 
 
 class CostModel(Protocol):

@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vgcomp import ir
-from vgcomp.cost_models.base import Kind, OpWork
+from vgcomp.cost_models.base import ConvForm, Kind, OpWork
 from vgcomp.errors import InternalError
 from vgcomp.ir import aten, own
 from vgcomp.slices import view_strides
@@ -37,6 +38,8 @@ _BROADCAST = 4
 _SOFTMAX_FLOPS = 5
 _STATISTICS_FLOPS = 4
 _APPLY_FLOPS = 2
+#: Times that materialised scores are written or read: product, scale, maximum, difference, exp, sum, product.
+_SCORE_PASSES = 11
 
 
 def work_of(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> OpWork:
@@ -77,7 +80,7 @@ def _tensors(args: Sequence[Any]) -> list[Tensor]:
     return found
 
 
-def _bytes(x: Tensor | None) -> float:
+def distinct_bytes(x: Tensor | None) -> float:
     """Bytes of the distinct elements of ``x``: an expanded dimension counts once."""
     if x is None:
         return 0.0
@@ -125,8 +128,8 @@ def _copy(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tens
         "copy",
         target,
         out.dtype,
-        bytes_read=sum(map(_bytes, sources)),
-        bytes_written=_bytes(out),
+        bytes_read=sum(map(distinct_bytes, sources)),
+        bytes_written=distinct_bytes(out),
         out_elements=out.numel(),
         strided=any(_strided(x) for x in sources),
     )
@@ -138,9 +141,15 @@ def _clone(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Ten
 
 def _gather(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> OpWork:
     index = next(x for x in _tensors(args) if not x.is_floating_point())
-    read = _bytes(out) + _bytes(index)
+    read = distinct_bytes(out) + distinct_bytes(index)
     return OpWork(
-        "copy", target, out.dtype, bytes_read=read, bytes_written=_bytes(out), out_elements=out.numel(), strided=True
+        "copy",
+        target,
+        out.dtype,
+        bytes_read=read,
+        bytes_written=distinct_bytes(out),
+        out_elements=out.numel(),
+        strided=True,
     )
 
 
@@ -148,20 +157,22 @@ def _gather(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Te
 
 
 def _elementwise(
-    kind: Kind, target: Any, inputs: Sequence[Tensor], out: Tensor, flops: float, reads: int = 1
+    kind: Kind, target: Any, inputs: Sequence[Tensor], out: Tensor, flops: float, reads: int = 1, rows: int = 0
 ) -> OpWork:
-    shared = sum(_bytes(x) for x in inputs if x.numel() * _BROADCAST <= out.numel())
+    shared = sum(distinct_bytes(x) for x in inputs if x.numel() * _BROADCAST <= out.numel())
     return OpWork(
         kind,
         target,
         inputs[0].dtype if inputs else out.dtype,
         flops=flops,
-        bytes_read=sum(map(_bytes, inputs)),
+        bytes_read=sum(map(distinct_bytes, inputs)),
         shared_bytes=shared,
-        bytes_written=_bytes(out),
+        bytes_written=distinct_bytes(out),
         out_elements=out.numel(),
         strided=any(_strided(x, out) for x in inputs if x.numel() == out.numel()),
         reads=reads,
+        rows=rows,
+        broadcast=kind == "pointwise" and any(1 < x.numel() < out.numel() for x in inputs),
     )
 
 
@@ -176,8 +187,8 @@ def _reduce(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Te
         target,
         x.dtype,
         flops=float(x.numel()) * (_STATISTICS_FLOPS if target is own.group_moments.default else 1),
-        bytes_read=_bytes(x),
-        bytes_written=_bytes(out),
+        bytes_read=distinct_bytes(x),
+        bytes_written=distinct_bytes(out),
         out_elements=out.numel(),
         # Moments are taken in whatever order the values lie; they only must lie close.
         strided=_strided(x) and target is not own.group_moments.default,
@@ -206,11 +217,25 @@ def _norm(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tens
         apply = _APPLY_FLOPS
     if target is own.group_norm_apply.default:
         affine -= 1  # the moments
-    return _elementwise("norm", target, inputs, out, float(out.numel() * (statistics + apply + affine)), reads)
+    flops = float(out.numel() * (statistics + apply + affine))
+    work = _elementwise("norm", target, inputs, out, flops, reads, _statistics(target, args, out))
+    if target is own.group_norm_apply.default or inputs[0].is_contiguous():
+        return work
+    return replace(work, relayout_bytes=distinct_bytes(inputs[0]))  # CUDA's kernels read row-major only
+
+
+def _statistics(target: Any, args: Sequence[Any], out: Tensor) -> int:
+    """How many sets of elements a norm takes statistics of; 0 where they are given."""
+    if target is own.group_norm_apply.default:
+        return 0
+    if target is aten.group_norm.default:
+        return int(out.shape[0] * args[1])
+    return int(out.numel() // max(1, math.prod(args[1])))
 
 
 def _softmax(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> OpWork:
-    return _elementwise("norm", target, [args[0]], out, float(out.numel() * _SOFTMAX_FLOPS))
+    rows = out.numel() // max(1, out.shape[int(args[1])])
+    return _elementwise("norm", target, [args[0]], out, float(out.numel() * _SOFTMAX_FLOPS), rows=rows)
 
 
 # Contractions
@@ -226,25 +251,32 @@ def _contraction(
     shared: float,
     extra_flops: float = 0.0,
     matrix_flops: float | None = None,
+    form: ConvForm = "none",
+    relayout: float = 0.0,
+    scratch: float = 0.0,
+    dtype: torch.dtype | None = None,
 ) -> OpWork:
     batch, m, n, k = dims
     matrix = 2.0 * batch * m * n * k if matrix_flops is None else matrix_flops
     return OpWork(
         kind,
         target,
-        inputs[0].dtype,
+        dtype or inputs[0].dtype,
         flops=matrix + extra_flops,
         matrix_flops=matrix,
-        bytes_read=sum(map(_bytes, inputs)),
+        bytes_read=sum(map(distinct_bytes, inputs)),
         shared_bytes=shared,
-        bytes_written=_bytes(out),
+        bytes_written=distinct_bytes(out),
         out_elements=out.numel(),
         batch=batch,
         m=m,
         n=n,
         k=k,
-        # BLAS takes a transposed right side as it is; convolutions and linear layers copy such an input first.
-        strided=target in (aten.convolution.default, aten.linear.default) and _strided(inputs[0]),
+        # BLAS takes a transposed right side as it is; a linear layer copies such an input first.
+        strided=target is aten.linear.default and _strided(inputs[0]),
+        form=form,
+        relayout_bytes=relayout,
+        scratch_bytes=scratch,
     )
 
 
@@ -263,9 +295,31 @@ def _convolution(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], ou
         _tensors((x, weight, bias)),
         out,
         (groups, rows, n, k),
-        shared=_bytes(weight) + _bytes(bias),
+        shared=distinct_bytes(weight) + distinct_bytes(bias),
         extra_flops=0.0 if bias is None else float(out.numel()),
+        form=_conv_form(weight.shape[2:], depthwise=groups > 1 and n == 1),
+        relayout=sum(distinct_bytes(t) for t in _channels_first(x, weight, out)),
     )
+
+
+def _conv_form(kernel: Sequence[int], *, depthwise: bool) -> ConvForm:
+    if depthwise:
+        return "depthwise"
+    if math.prod(kernel) == 1:
+        return "1x1"
+    # A window one wide in time is the image's own convolution.
+    return "3d" if len(kernel) == 3 and kernel[0] > 1 else "2d"
+
+
+def _channels_first(x: Tensor, weight: Tensor, out: Tensor) -> tuple[Tensor, ...]:
+    """What tensor-core kernels, which want channels side by side, copy before and after them.
+
+    The weight's layout is the network's: on a GPU a group norm gives row-major results, so that a channels-last
+    layout which some view left does not survive to the next convolution.
+    """
+    if math.prod(weight.shape[2:]) > 1:
+        return () if weight.shape[1] > 1 and weight.stride(1) == 1 else (x, out)
+    return tuple(t for t in (x, out) if t.shape[1] > 1 and t.stride(1) != 1)
 
 
 def _linear(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> OpWork:
@@ -277,7 +331,7 @@ def _linear(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Te
         _tensors((x, weight, bias)),
         out,
         (1, x.numel() // k, n, k),
-        shared=_bytes(weight) + _bytes(bias),
+        shared=distinct_bytes(weight) + distinct_bytes(bias),
         extra_flops=0.0 if bias is None else float(out.numel()),
     )
 
@@ -290,7 +344,7 @@ def _matmul(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Te
     batch = out.numel() // (m * n) if m * n else 0
     folded = b.dim() <= 2  # one right side for all of the batch: a single product with more rows
     dims = (1, batch * m, n, k) if folded else (batch, m, n, k)
-    return _contraction("matmul", target, [a, b], out, dims, shared=_bytes(b) if folded else 0.0)
+    return _contraction("matmul", target, [a, b], out, dims, shared=distinct_bytes(b) if folded else 0.0)
 
 
 def _attention(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> OpWork:
@@ -299,6 +353,8 @@ def _attention(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out:
     queries, keys, depth, values = q.shape[-2], k.shape[-2], q.shape[-1], v.shape[-1]
     batch = q.numel() // (queries * depth)
     scores = float(batch * queries * keys)
+    # One block of keys of an online softmax is plain products and pointwise ops in fp32.
+    partial = target is own.attention_partial.default
     # Half of the scores of a square causal attention are never made.
     if target is aten.scaled_dot_product_attention.default and bool(_arg(args, 5, kwargs.get("is_causal", False))):
         scores = float(batch) * _causal_scores(queries, keys)
@@ -311,6 +367,8 @@ def _attention(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out:
         shared=0.0,
         matrix_flops=2.0 * scores * (depth + values),
         extra_flops=_SOFTMAX_FLOPS * scores,
+        scratch=_SCORE_PASSES * torch.float32.itemsize * scores if partial else 0.0,
+        dtype=torch.float32 if partial else None,
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 #: The op kinds of :class:`vgcomp.cost_models.base.OpWork` that a target may give an efficiency for.
-EfficiencyKind = Literal["conv", "matmul", "attention", "memory"]
+EfficiencyKind = Literal["conv", "conv3d", "matmul", "attention", "memory"]
 
 
 class Limits(BaseModel):
@@ -19,6 +19,20 @@ class Limits(BaseModel):
     max_rank: PositiveInt | None = None
     max_dim: PositiveInt | None = None
     max_conv_kernel: PositiveInt | None = None
+
+
+class Fallback(BaseModel):
+    """The processor beside an accelerator that runs what it refuses; rates are those that kernels reach."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    flops_per_s: PositiveFloat
+    memory_bytes_per_s: PositiveFloat
+    #: Each op's own time.
+    op_s: float = Field(ge=0.0)
+    #: From one processor to the other, and from the host to a part that runs on the accelerator.
+    switch_s: float = Field(ge=0.0)
+    dispatch_s: float = Field(ge=0.0)
 
 
 class Target(BaseModel):
@@ -51,11 +65,15 @@ class Target(BaseModel):
     fp16_acc32_flops_per_s: PositiveFloat
     #: None where the device has no fp32 and computes in fp16 instead.
     fp32_flops_per_s: PositiveFloat | None = None
+    #: fp32 convolutions on matrix units that round their inputs, as PyTorch allows by default. None: no such units.
+    tf32_flops_per_s: PositiveFloat | None = None
 
     #: From one kernel's end to the next one's start.
     launch_s: PositiveFloat
     #: The host's time to issue one op; runs ahead of the device, so it only shows when ops are short.
     host_issue_s: float = Field(default=0.0, ge=0.0)
+    #: The host's time for a view, which issues nothing.
+    host_view_s: float = Field(default=0.0, ge=0.0)
 
     #: Device memory of a process before its first tensor: the driver's context and the kernels loaded.
     context_bytes: int = Field(default=0, ge=0)
@@ -64,6 +82,7 @@ class Target(BaseModel):
 
     efficiency: dict[EfficiencyKind, Annotated[float, Field(gt=0.0, le=1.0)]] = Field(default_factory=dict)
     limits: Limits = Limits()
+    fallback: Fallback | None = None
     #: Field name -> where its value comes from.
     sources: dict[str, str] = Field(default_factory=dict)
 

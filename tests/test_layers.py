@@ -18,6 +18,7 @@ LAYERS = (
     ("program", "serialize", "text", "verify", "verify_loops"),
     ("axes", "capture", "lower_bound", "memory", "normalize", "onnx_import"),
     ("cost_models", "models", "targets"),
+    ("execution",),
     ("load", "simulate", "slicing"),
     ("passes",),
     ("backends", "check"),

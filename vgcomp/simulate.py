@@ -4,12 +4,17 @@ Ops run one after the other in the graph's order. A loop's steps that share a bo
 a loop becomes one entry for each op of each body, with the number of slices, in the order in which the
 bodies first run: entries grow with the text of the program and not with its slices. What the runtime copies
 besides (a slice that is no view, a result that its op cannot write in place, a carry, a merge) is timed too.
+
+On a GPU the host runs ahead of the device (:mod:`vgcomp.execution`); beside a Neural Engine the CPU takes what that
+refuses (:mod:`vgcomp.cost_models.neural_engine`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,8 +22,11 @@ import torch
 from torch import Tensor, fx
 
 from vgcomp import ir
-from vgcomp.cost_models.base import Bound, Cost, CostModel, OpWork
+from vgcomp.cost_models.base import Bound, CostModel, OpWork
+from vgcomp.cost_models.fusion import fuse
+from vgcomp.cost_models.neural_engine import fallback_s, place, refuses
 from vgcomp.cost_models.work import work_of
+from vgcomp.execution import Clock, Issue, Mode, issue
 from vgcomp.loops import Put, copied_operands, plan_outputs
 from vgcomp.memory import Liveness, Workspace, analyse, loop_bytes, loop_profile
 from vgcomp.program import Program
@@ -45,6 +53,8 @@ class Entry:
     #: Name of the outermost loop node that it is in.
     in_loop: str | None = None
     slices: int = 1
+    #: ``engine`` or ``cpu`` on a device with both.
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,22 +89,31 @@ def workspace_of(target: Target) -> Workspace:
     return "cpu" if target.kind == "cpu" else "none"
 
 
-def simulate(program: Program, target: Target, cost_model: CostModel) -> Timeline:
+def simulate(program: Program, target: Target, cost_model: CostModel, *, mode: Mode = "eager") -> Timeline:
     """The timeline of one run of the program on the target."""
-    workspace = workspace_of(target)
-    liveness = analyse(program.graph, workspace=workspace)
-    clock, flops = 0.0, 0.0
+    setup = Setup(target, cost_model, mode)
+    liveness = analyse(program.graph, workspace=setup.workspace)
+    nodes = list(program.graph.nodes)
+    works = setup.works(program.graph)
+    ops = [list(_ops(node, 1, setup, works)) for node in nodes]
+    clock, flops = Clock(), 0.0
     entries: list[Entry] = []
-    for node, live in zip(program.graph.nodes, liveness.at, strict=True):
-        for op in _ops(node, 1, target, cost_model, workspace):
-            entries.append(_entry(node, op, clock, live))
-            clock += op.seconds
+    if target.fallback is not None:
+        ops = _placed(ops, target)
+    for node, live, group in zip(nodes, liveness.at, ops, strict=True):
+        if not group:
+            continue
+        start = clock.now
+        seconds = clock.run([op.device_s for op in group], sum(op.host_s for op in group))
+        for op, duration in zip(group, seconds, strict=True):
+            entries.append(_entry(node, op, start, duration, live))
+            start += duration
             flops += op.flops
     return Timeline(
         entries=tuple(entries),
         peak_activation_bytes=liveness.peak,
         weight_bytes=program.weight_bytes(),
-        latency_s=clock,
+        latency_s=clock.now,
         flops=flops,
         peak_node=liveness.peak_node,
         liveness=liveness,
@@ -102,8 +121,10 @@ def simulate(program: Program, target: Target, cost_model: CostModel) -> Timelin
 
 
 def node_seconds(node: fx.Node, target: Target, cost_model: CostModel, workspace: Workspace) -> float:
-    """Seconds of one node, a loop with all its steps."""
-    return sum(op.seconds for op in _ops(node, 1, target, cost_model, workspace))
+    """Seconds of one node by itself, a loop with all its steps; the host has no lead then."""
+    assert workspace == workspace_of(target)
+    setup = Setup(target, cost_model)
+    return sum(op.alone_s for op in _ops(node, 1, setup, {}))
 
 
 def operation_flops(program: Program) -> float:
@@ -122,60 +143,128 @@ def _graph_flops(node: fx.Node) -> float:
     return work_of(node.target, args, kwargs, ir.val(node)).flops  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What a simulation is of: a device, a model of its costs, how the graph is run."""
+
+    target: Target
+    cost_model: CostModel
+    mode: Mode = "eager"
+
+    @property
+    def workspace(self) -> Workspace:
+        """Whether ops' inner temporaries count."""
+        return workspace_of(self.target)
+
+    @cached_property
+    def issue(self) -> Issue:
+        """The host's seconds for an op."""
+        return issue(self.target, self.mode)
+
+    def works(self, graph: fx.Graph) -> dict[fx.Node, OpWork | None]:
+        """The work of the nodes whose kernels are not the eager ones."""
+        if self.mode != "compiled":
+            return {}
+        eager = {node: work for node in graph.nodes if (work := _work(node)) is not None}
+        return fuse(graph, eager)
+
+
 @dataclass(frozen=True, slots=True)
 class _Op:
     """An op with its time for all slices; ``below``: bytes less than at its top-level node's peak."""
 
     name: str
     op: str
-    seconds: float
+    work: OpWork
+    #: Of the device, of the host, and of both when nothing runs ahead.
+    device_s: float
+    host_s: float
+    alone_s: float
     bound: Bound
     flops: float
     slices: int
     below: int
+    place: str = ""
 
 
-def _entry(node: fx.Node, op: _Op, clock: float, live: int) -> Entry:
+def _entry(node: fx.Node, op: _Op, start: float, duration: float, live: int) -> Entry:
     loop = node.name if ir.is_loop(node) else None
-    return Entry(node, op.name, op.op, clock, op.seconds, op.bound, op.flops, max(live - op.below, 0), loop, op.slices)
+    # What it waits for the host is the larger part.
+    bound: Bound = "launch" if duration > 2.0 * op.device_s and duration > 0.0 else op.bound
+    below = max(live - op.below, 0)
+    return Entry(node, op.name, op.op, start, duration, bound, op.flops, below, loop, op.slices, op.place)
+
+
+def _work(node: fx.Node) -> OpWork | None:
+    """The work of an op; None for what runs nothing, and for a loop."""
+    if node.op != "call_function" or ir.is_getitem(node) or ir.is_loop(node):
+        return None
+    args, kwargs = fx.map_arg((node.args, node.kwargs), ir.val)  # type: ignore[misc]
+    return work_of(node.target, args, kwargs, ir.val(node))  # type: ignore[arg-type]
 
 
 def _ops(
-    node: fx.Node, times: int, target: Target, cost_model: CostModel, workspace: Workspace, below: int = 0
+    node: fx.Node, times: int, setup: Setup, works: Mapping[fx.Node, OpWork | None], below: int = 0
 ) -> Iterator[_Op]:
     """The ops that a node comes to: itself, or those of its bodies."""
-    if node.op != "call_function" or ir.is_getitem(node):
-        return
     if ir.is_loop(node):
-        yield from _loop_ops(node, times, target, cost_model, workspace, below)
+        yield from _loop_ops(node, times, setup, below)
         return
-    args, kwargs = fx.map_arg((node.args, node.kwargs), ir.val)  # type: ignore[misc]
-    work = work_of(node.target, args, kwargs, ir.val(node))  # type: ignore[arg-type]
-    yield _timed(node.name, str(node.target), work, cost_model.op_seconds(work, target), times, below)
+    work = works[node] if node in works else _work(node)
+    if work is not None:
+        yield _timed(node.name, str(node.target), work, setup, times, below)
 
 
-def _timed(name: str, op: str, work: OpWork, cost: Cost, times: int, below: int) -> _Op:
-    return _Op(name, op, cost.seconds * times, cost.bound, work.flops * times, times, below)
+def _timed(name: str, op: str, work: OpWork, setup: Setup, times: int, below: int) -> _Op:
+    cost = setup.cost_model.op_seconds(work, setup.target)
+    host_s = setup.issue.view_s if work.is_free else setup.issue.op_s
+    if cost.device_s is None:
+        device_s, host_s = cost.seconds, 0.0
+    else:
+        device_s = cost.device_s
+    alone = cost.seconds * times
+    return _Op(name, op, work, device_s * times, host_s * times, alone, cost.bound, work.flops * times, times, below)
 
 
-def _loop_ops(
-    node: fx.Node, times: int, target: Target, cost_model: CostModel, workspace: Workspace, below: int
-) -> Iterator[_Op]:
+def _placed(ops: list[list[_Op]], target: Target) -> list[list[_Op]]:
+    """The ops on the engine or on the CPU beside it, whichever way is the fastest in all; changes take their time."""
+    fallback = target.fallback
+    assert fallback is not None
+    flat = [op for group in ops for op in group]
+    on_cpu = [fallback_s(op.work, fallback) * op.slices for op in flat]
+    costs = [
+        (math.inf if refuses(op.work, target) else op.device_s, seconds)
+        for op, seconds in zip(flat, on_cpu, strict=True)
+    ]
+    # A part is dispatched once for every two changes.
+    change_s = fallback.switch_s + fallback.dispatch_s / 2
+    placed = place(costs, change_s)
+    seconds = [cost[where == "cpu"] for cost, where in zip(costs, placed, strict=True)]
+    for i, (before, where) in enumerate(itertools.pairwise(placed), start=1):
+        seconds[i] += change_s if where != before else 0.0
+    if placed:
+        seconds[0] += fallback.dispatch_s
+    done = iter(replace(op, device_s=s, place=where) for op, s, where in zip(flat, seconds, placed, strict=True))
+    return [[next(done) for _ in group] for group in ops]
+
+
+def _loop_ops(node: fx.Node, times: int, setup: Setup, below: int) -> Iterator[_Op]:
     loop = ir.loop_of(node)
-    profiles = loop_profile(node, workspace=workspace)
-    most = loop_bytes(node, workspace=workspace)
+    profiles = loop_profile(node, workspace=setup.workspace)
+    most = loop_bytes(node, workspace=setup.workspace)
     puts = plan_outputs(node)
     for index in dict.fromkeys(step.body for step in loop.steps):
         steps = [step for step in loop.steps if step.body == index]
         at = profiles[index].at
         for name, value in _slice_copies(node, loop.bodies[index], steps[0]):
-            yield _copy(name, value, times * len(steps), target, cost_model, below + most - max(at))
+            yield _copy(name, value, times * len(steps), setup, below + most - max(at))
         extra = _moves(puts[index], first=steps[0] is loop.steps[0])
+        works = setup.works(loop.bodies[index].graph)
         for inner, live in zip(loop.bodies[index].graph.nodes, at, strict=True):
             under = below + most - live
-            yield from _ops(inner, times * len(steps), target, cost_model, workspace, under)
+            yield from _ops(inner, times * len(steps), setup, works, under)
             for put in extra.get(inner, ()):
-                yield _put(put, times * len(steps), target, cost_model, under)
+                yield _put(put, times * len(steps), setup, under)
 
 
 def _slice_copies(node: fx.Node, body: ir.Body, step: ir.Step) -> Iterator[tuple[str, Tensor]]:
@@ -196,17 +285,17 @@ def _moves(puts: tuple[Put, ...], *, first: bool) -> dict[fx.Node, list[Put]]:
     return moves
 
 
-def _put(put: Put, times: int, target: Target, cost_model: CostModel, below: int) -> _Op:
+def _put(put: Put, times: int, setup: Setup, below: int) -> _Op:
     value = ir.val(put.node)
     if put.how != "merge":
-        return _copy(put.node.name, value, times, target, cost_model, below)
+        return _copy(put.node.name, value, times, setup, below)
     work = work_of(put.merge, (value, value), {}, value)
-    return _timed(put.node.name, str(put.merge), work, cost_model.op_seconds(work, target), times, below)
+    return _timed(put.node.name, str(put.merge), work, setup, times, below)
 
 
-def _copy(name: str, value: Tensor, times: int, target: Target, cost_model: CostModel, below: int) -> _Op:
+def _copy(name: str, value: Tensor, times: int, setup: Setup, below: int) -> _Op:
     work: OpWork = work_of(_CLONE, (value,), _CONTIGUOUS, value)
-    return _timed(name, "copy", work, cost_model.op_seconds(work, target), times, below)
+    return _timed(name, "copy", work, setup, times, below)
 
 
 _CONTIGUOUS: dict[str, Any] = {"memory_format": torch.contiguous_format}

@@ -36,7 +36,9 @@ def test_every_figure_has_a_source(name):
     figures = {key for key, value in fields.items() if key not in ("title", "kind") and value != 0.0}
     assert figures == {key for key in sources if key in fields and fields[key] != 0.0}
     for note in sources.values():
-        assert note.split(":")[0].split()[0] in ("read", "derived", "secondary", "measured", "assumed"), note
+        assert note.split(":")[0].split()[0] in ("read", "derived", "secondary", "measured", "assumed", "calibrated"), (
+            note
+        )
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -18,14 +18,16 @@ from torch import Tensor, nn
 
 from vgcomp.capture import capture
 from vgcomp.errors import UsageError
-from vgcomp.models import decoders, transformers, unets
+from vgcomp.models import decoders, encoders, snapgen, transformers, unets
 from vgcomp.models.initialise import build_untouched, randomise
 from vgcomp.models.network import InputSpec, Network, Settings
 from vgcomp.program import Program, Source
 
 #: Every network of the zoo, by name.
 MODELS: dict[str, Network] = {
-    network.name: network for network in (*unets.NETWORKS, *decoders.NETWORKS, *transformers.NETWORKS)
+    network.name: network
+    for family in (unets, decoders, transformers, encoders, snapgen)
+    for network in family.NETWORKS
 }
 
 

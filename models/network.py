@@ -28,8 +28,9 @@ class Settings:
 
     frames, height, width: of the video, in frames and pixels. batch: videos at a time (2: with
     classifier-free guidance). layers: blocks a level, or blocks in all for a transformer; 0 is the
-    network's own number. form: ``chunked`` is diffusers' own loop over frames where it has one. seed: of
-    random weights.
+    network's own number. form: ``chunked`` is diffusers' own loop over frames where it has one. temporal:
+    the kinds of temporal layers, one a position with ``+`` between, where a network leaves them open; empty is its
+    own choice. seed: of random weights.
     """
 
     frames: int
@@ -40,6 +41,7 @@ class Settings:
     layers: int = 0
     weights: str = "absent"
     form: str = "whole"
+    temporal: str = ""
     seed: int = 0
 
     def updated(self, network: str, given: Mapping[str, Any]) -> Settings:
@@ -127,6 +129,8 @@ def _parsed(network: str, name: str, value: Any) -> Any:
         if value not in _CHOICES[name]:
             raise UsageError(f"{network}: {name} is {' or '.join(_CHOICES[name])}, not {value!r}")
         return value
+    if name == "temporal":
+        return str(value)
     return _count(network, name, value)
 
 

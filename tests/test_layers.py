@@ -12,19 +12,22 @@ MODULE_LINES, FUNCTION_LINES = 500, 60
 
 #: Lower layers first. A name is a module of vgcomp or a folder, which counts as one.
 LAYERS = (
-    ("errors", "files", "max_flow", "ops", "result", "units"),
+    ("alloc_trace", "allocator", "errors", "files", "max_flow", "ops", "result", "units"),
     ("ir",),
     ("infer", "inplace", "loops", "slice_bytes", "slices", "track", "weights", "workspace"),
+    ("cuda_temporaries", "published_slicing"),
+    ("recorder",),
     ("program", "serialize", "text", "verify", "verify_loops"),
     ("axes", "capture", "lower_bound", "memory", "normalize", "onnx_import"),
+    ("arena", "program_trace", "published_pipelines"),
     ("cost_models", "models", "targets"),
     ("execution",),
-    ("load", "simulate", "slicing"),
+    ("device_memory", "load", "simulate", "slicing"),
     ("passes",),
     ("backends", "check"),
     ("crosscheck",),
     ("optimize",),
-    ("report",),
+    ("report", "validate"),
     ("cli", "__main__"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -18,7 +18,7 @@ from vgcomp.targets.target import EfficiencyKind, Target
 #: that the fit gives for PyTorch on an A100 (see :mod:`vgcomp.validate.fit`).
 EFFICIENCY: dict[EfficiencyKind, float] = {
     "conv": 0.35,
-    "conv3d": 0.33,
+    "conv3d": 0.35,
     "matmul": 0.67,
     "attention": 0.72,
     "memory": 0.77,

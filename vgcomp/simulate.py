@@ -127,6 +127,13 @@ def node_seconds(node: fx.Node, target: Target, cost_model: CostModel, workspace
     return sum(op.alone_s for op in _ops(node, 1, setup, {}))
 
 
+def op_works(program: Program) -> Iterator[OpWork]:
+    """The work of each op of an eager run of a program without loops."""
+    for node in program.graph.nodes:
+        if (work := _work(node)) is not None:
+            yield work
+
+
 def operation_flops(program: Program) -> float:
     """Floating-point operations of one run; a loop counts what it recomputes."""
     return sum(_graph_flops(node) for node in program.graph.nodes)

@@ -121,7 +121,7 @@ def test_a_directory_that_is_none(tmp_path, monkeypatch):
         ('"80GB"', '"six"', "field 'memory_bytes': 'six' is not a memory size"),
         ('kind = "cuda"', 'kind = "toaster"', "field 'kind' is 'toaster': "),
         ("units = 108", "units = ", "is not valid TOML"),
-        ("\n[sources]", "\n[efficiency]\nmatmul = 1.5\n[sources]", "field 'efficiency.matmul' is 1.5: "),
+        ("matmul = 0.667", "matmul = 1.5", "field 'efficiency.matmul' is 1.5: "),
     ],
 )
 def test_a_bad_file_names_file_and_field(tmp_path, text, old, new, message):

@@ -8,7 +8,7 @@ Peaks and latencies are of the full-size network on tensors without data: 576x10
 
 * ``unmodified``: plain liveness of the captured graph: every value freed after its last use;
 * ``eager Python``: diffusers' modules as they are; the live storage of their tensors, callers' variables included;
-* ``published slices``: see :mod:`tests.benchmarks.published_slicing`;
+* ``published slices``: see :mod:`vgcomp.published_slicing`;
 * ``decode_chunk_size=1`` and ``use_slicing``: diffusers' own options;
 * ``vgcomp``: the front's points of least memory within 3 % and 50 % of the latency, and of least memory at all.
 
@@ -38,8 +38,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.benchmarks.meter import Meter
-from tests.benchmarks.published_slicing import TEMPORAL_PIECES, slice_as_published
 from vgcomp.models import build, build_module, find
+from vgcomp.published_slicing import TEMPORAL_PIECES, slice_as_published
 from vgcomp.targets import Target, load_target
 
 RESULTS = Path(__file__).parent / "results"

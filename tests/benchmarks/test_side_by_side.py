@@ -9,10 +9,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.benchmarks.meter import Meter
-from tests.benchmarks.published_slicing import slice_as_published
 from tests.benchmarks.side_by_side import Row, markdown, relative_error
 from vgcomp.cost_models import AnalyticModel
 from vgcomp.models import build, build_module, find
+from vgcomp.published_slicing import slice_as_published
 from vgcomp.simulate import simulate
 from vgcomp.targets import load_target
 

@@ -1,8 +1,8 @@
 """The published way to slice video networks, re-created: patched modules, a list of chunks, ``torch.cat``.
 
 Streamlined Inference's code patches, class by class, the residual blocks, attentions and feed-forwards: spatial
-ones run a frame at a time, temporal ones a group of columns (or of pixels) at a time. Each piece goes through the
-unmodified forward, so a temporal GroupNorm takes its statistics from the piece and the result changes.
+ones run a frame (or a few) at a time, temporal ones a group of columns (or of pixels) at a time. Each piece goes
+through the unmodified forward, so a temporal GroupNorm takes its statistics from the piece and the result changes.
 Mid-block attention, up- and downsamplers and the output convolutions stay whole. Written from the description of
 the method and its results; no code of theirs is used.
 """
@@ -25,12 +25,18 @@ TEMPORAL_PIECES = 16
 Forward = Callable[..., Tensor]
 
 
-def slice_as_published(network: nn.Module, pieces: int = TEMPORAL_PIECES) -> nn.Module:
-    """Patches ``network`` in place, temporal layers cut into ``pieces``, and returns it."""
+def slice_as_published(
+    network: nn.Module, pieces: int = TEMPORAL_PIECES, spatial_pieces: int | None = None
+) -> nn.Module:
+    """Patches ``network`` in place and returns it.
+
+    Temporal layers are cut into ``pieces``, spatial ones into ``spatial_pieces`` along the batch of frames; None is one
+    frame a piece.
+    """
     motion = {m for block in network.modules() if isinstance(block, AnimateDiffTransformer3D) for m in block.modules()}
     for module in network.modules():
         if isinstance(module, ResnetBlock2D):
-            _patch(module, None)
+            _patch(module, spatial_pieces)
         elif isinstance(module, AnimateDiffTransformer3D):
             module.forward = partial(_motion_module, module.forward, pieces)  # type: ignore[method-assign]
         elif isinstance(module, SpatioTemporalResBlock):
@@ -38,7 +44,7 @@ def slice_as_published(network: nn.Module, pieces: int = TEMPORAL_PIECES) -> nn.
         elif isinstance(module, TemporalBasicTransformerBlock):
             _patch_sublayers(module, pieces)
         elif isinstance(module, BasicTransformerBlock) and module not in motion:
-            _patch_sublayers(module, None)
+            _patch_sublayers(module, spatial_pieces)
     return network
 
 

@@ -64,7 +64,7 @@ def _convolution(args: Sequence[Any], out: Tensor) -> Temporaries:
 def _norm(args: Sequence[Any], out: Tensor) -> Temporaries:
     x = args[0]
     rows = x.shape[0] * args[1] if isinstance(args[1], int) else x.numel() // max(torch.Size(args[1]).numel(), 1)
-    return Temporaries(_contiguous_copy(x), (4 * rows, 4 * rows))
+    return Temporaries(_row_major_copy(x), (4 * rows, 4 * rows))
 
 
 def _attention(args: Sequence[Any], out: Tensor) -> Temporaries:
@@ -78,9 +78,12 @@ def _first_contiguous(args: Sequence[Any], out: Tensor) -> Temporaries:
 
 
 def _contiguous_copy(x: Tensor) -> tuple[int, ...]:
-    if is_contiguous(x.shape, x.stride()) or _channels_last(x):
-        return ()
-    return (x.numel() * x.element_size(),)
+    """For ops that take channels-last inputs as they are."""
+    return () if _channels_last(x) else _row_major_copy(x)
+
+
+def _row_major_copy(x: Tensor) -> tuple[int, ...]:
+    return () if is_contiguous(x.shape, x.stride()) else (x.numel() * x.element_size(),)
 
 
 def _channels_last(x: Tensor) -> bool:

@@ -1,0 +1,146 @@
+"""What a device must have to run a Program: weights, activations, workspaces, fragmentation, context.
+
+    memory = device_memory(program, load_target("a100"))
+    memory.total_bytes
+    print(memory.text())
+
+* **cuda**: PyTorch's caching allocator is replayed on the weights and on what the torch runtime allocates, in order
+  (:mod:`vgcomp.program_trace`, :mod:`vgcomp.allocator`). Short of memory it gives its cached segments back and goes on,
+  so the total is the context and the least memory with which it gets through. On a device that has more it keeps
+  more: ``reserved_bytes``.
+* **ane**: memory is planned ahead, in one arena (:mod:`vgcomp.arena`); fragmentation is what the plan wastes.
+* **cpu**: what is live, the ops' inner temporaries included; pages go back to the system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vgcomp.alloc_trace import Alloc, Event, Kind, Replay
+from vgcomp.allocator import ROUND_LARGE, CachingAllocator, OutOfDeviceMemory
+from vgcomp.arena import arena_buffers, plan_arena
+from vgcomp.memory import peak_activation_bytes
+from vgcomp.program_trace import graph_trace, node_cuda_temporaries
+from vgcomp.targets import Target
+from vgcomp.units import format_bytes
+
+if TYPE_CHECKING:
+    from vgcomp.program import Program
+
+#: Kinds of storage that a run makes and a plan can shrink.
+ACTIVATIONS: tuple[Kind, ...] = ("input", "output", "temporary", "carry", "accumulator")
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Bytes at the peak, by part; they add up to the total.
+
+    ``activations``: inputs, outputs, temporaries, carries and accumulators when most is asked for (``kinds`` has each).
+    ``workspaces``: what ops hold inside themselves at that moment, and the matrix library's. ``fragmentation``: what
+    the allocator or the arena holds beyond all that. ``context``: the process' share before the first tensor.
+    """
+
+    weights: int
+    activations: int
+    workspaces: int = 0
+    fragmentation: int = 0
+    context: int = 0
+    #: Activations by kind.
+    kinds: tuple[tuple[Kind, int], ...] = ()
+    #: What the process takes of a device with memory to spare; on devices without a caching allocator, the total.
+    reserved_bytes: int = 0
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes by name, the largest usual ones first."""
+        return {
+            "weights": self.weights,
+            "activations": self.activations,
+            "workspaces": self.workspaces,
+            "fragmentation": self.fragmentation,
+            "context": self.context,
+        }
+
+    @property
+    def total_bytes(self) -> int:
+        """What the device must have."""
+        return sum(self.parts.values())
+
+    def text(self) -> str:
+        """A line for each part that is not empty, and the total."""
+        lines = [f"{name:14} {format_bytes(size)}" for name, size in self.parts.items() if size]
+        return "\n".join([*lines, f"{'total':14} {format_bytes(self.total_bytes)}"])
+
+
+def device_memory(program: Program, target: Target) -> DeviceMemory:
+    """What ``target`` must have for one run of ``program``."""
+    if target.kind == "cuda":
+        return _cached(program, target)
+    if target.kind == "ane":
+        return _planned(program, target)
+    activations = peak_activation_bytes(program, workspace="cpu")
+    total = program.weight_bytes() + activations + target.context_bytes
+    return DeviceMemory(program.weight_bytes(), activations, context=target.context_bytes, reserved_bytes=total)
+
+
+def _cached(program: Program, target: Target) -> DeviceMemory:
+    """PyTorch on a CUDA device."""
+    events = [*_loading(program, target), *graph_trace(program.graph, node_cuda_temporaries)]
+    replay = Replay().run(events)
+    asked = sum(replay.at_peak.values())
+    least = least_limit(events, asked, replay.allocator.reserved_peak)
+    kinds = tuple((kind, replay.at_peak[kind]) for kind in ACTIVATIONS if replay.at_peak.get(kind))
+    return DeviceMemory(
+        weights=replay.at_peak.get("weight", 0),
+        activations=sum(size for _, size in kinds),
+        workspaces=replay.at_peak.get("workspace", 0),
+        fragmentation=least - asked,
+        context=target.context_bytes,
+        kinds=kinds,
+        reserved_bytes=replay.allocator.reserved_peak + target.context_bytes,
+    )
+
+
+def _loading(program: Program, target: Target) -> list[Event]:
+    """The weights one by one, and the matrix library's workspace. Slots below 0: a trace counts its own from 0."""
+    sizes = [weight.nbytes for weight in program.weights.values()]
+    weights: list[Event] = [Alloc(-1 - i, size, "weight") for i, size in enumerate(sizes)]
+    return [*weights, Alloc(-1 - len(sizes), target.blas_workspace_bytes, "workspace")]
+
+
+def least_limit(events: Sequence[Event], asked: int, reserved: int) -> int:
+    """The least limit, to within a segment of 2 MiB, under which the allocator gets through the events.
+
+    Less than ``asked``, the most bytes asked for at once, never is; ``reserved``, the peak without a limit, always is.
+    """
+    low, high = asked, reserved
+    while high - low > ROUND_LARGE:
+        middle = (low + high) // 2
+        if _gets_through(events, middle):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _gets_through(events: Sequence[Event], limit: int) -> bool:
+    try:
+        Replay(CachingAllocator(limit=limit)).run(events)
+    except OutOfDeviceMemory:
+        return False
+    return True
+
+
+def _planned(program: Program, target: Target) -> DeviceMemory:
+    """One arena for the activations."""
+    plan = plan_arena(arena_buffers(program.graph))
+    total = program.weight_bytes() + plan.size + target.context_bytes
+    return DeviceMemory(
+        weights=program.weight_bytes(),
+        activations=plan.load,
+        fragmentation=plan.size - plan.load,
+        context=target.context_bytes,
+        reserved_bytes=total,
+    )

@@ -22,7 +22,7 @@ LAYERS = (
     ("arena", "program_trace", "published_pipelines"),
     ("cost_models", "models", "targets"),
     ("execution",),
-    ("device_memory", "load", "simulate", "slicing"),
+    ("device_memory", "load", "published_memory", "simulate", "slicing"),
     ("passes",),
     ("backends", "check"),
     ("crosscheck",),

@@ -28,7 +28,7 @@ from vgcomp.memory import analyse
 from vgcomp.passes.base import PassContext, PassResult
 from vgcomp.program import Program
 from vgcomp.result import Equivalence, Explanation
-from vgcomp.slicing.engine import Slicer, Solution
+from vgcomp.slicing.engine import ROUGH, Slicer, Solution
 from vgcomp.slicing.explain import explain_regions
 from vgcomp.units import format_bytes
 
@@ -55,10 +55,9 @@ class SliceAndGroup:
             why = f"its activations, {format_bytes(slicer.unsliced)}, fit the budget as they are"
             return PassResult(program, False, {}, (self._because(program.name, why),))
         if budget <= slicer.floor:
-            raise infeasible(program, slicer.roughly_smallest(), context.memory)
-        solution = slicer.solve(budget)
-        # The search for the smallest looks at more plans the lower it gets, and may find one that fits after all.
-        solution = solution or slicer.smallest()
+            raise infeasible(program, slicer.smallest(ROUGH), context.memory)
+        # The search for the smallest tries other budgets, and may find a plan that fits after all.
+        solution = slicer.solve(budget) or slicer.smallest(ROUGH)
         if solution.peak > budget:
             raise infeasible(program, solution, context.memory)
         return sliced_result(program, slicer, solution)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +17,7 @@ from vgcomp.slicing.fit import Fitted, fit
 from vgcomp.slicing.nested import Nester
 from vgcomp.slicing.plan import PlanSpace, plan_space
 from vgcomp.slicing.prepare import assign_reuse, split_attentions, split_group_norms
-from vgcomp.slicing.problem import make_problem
+from vgcomp.slicing.problem import Problem, make_problem
 from vgcomp.slicing.rewrite import drop_dead
 from vgcomp.targets import Target
 
@@ -31,8 +31,10 @@ HOPE = 8.0
 CHEAP = 1.03
 #: Beyond this latency the front gets one point a band.
 DEAR = 2.0
-#: The same, as a ratio, where a rough answer will do.
+#: The same, as a ratio, where a rough answer will do: what to tell who asked for far too little.
 ROUGH = 1.08
+#: How many times less than the unsliced program a plan may take, as far as anybody has seen.
+MOST_SAVED = 64
 #: Relative width at which the search for the smallest budget stops.
 TOLERANCE = 0.01
 
@@ -71,6 +73,7 @@ class Slicer:
         self.problem = make_problem(graph, target, cost_model, analyse(graph, workspace=self.workspace))
         self._spaces: dict[tuple[int, int], PlanSpace] = {}
         self._nesters: dict[tuple[int, int], Nester] = {}
+        self._bodies: dict[Hashable, Problem] = {}
 
     @property
     def floor(self) -> int:
@@ -106,28 +109,15 @@ class Slicer:
         program = self.program.with_graph(fitted.graph)
         return Solution(program, fitted.peak, self.seconds(fitted.graph), fitted.plan)
 
-    def smallest(self) -> Solution:
-        """The plan of least memory: bands downwards until none fits, then bisection."""
-        best = self._unsliced_solution()
-        high = best.peak
-        while True:
-            low = max(int(high * BAND), self.floor)
-            self.progress(f"smallest budget, below {high >> 20} MiB", 0.5)
-            found = self.solve(low, (low, high))
-            if found is None:
-                return self._bisect(best, low, high, (low, high))
-            best, high = found, found.peak
-            if low <= self.floor:
-                return best
+    def smallest(self, within: float = 1.0 + TOLERANCE) -> Solution:
+        """The plan of least memory: budgets bisected by ratio, each with the few edges that matter to it alone.
 
-    def roughly_smallest(self) -> Solution:
-        """A plan of little memory, within some per cent of the least: what to tell who asked for far too little.
-
-        Bisects budgets by ratio, each with the few edges that matter to it alone.
+        ``within``: ratio of the result to a budget for which no plan was found. Searches are not exhaustive at any
+        budget, so that a plan of a little less may exist.
         """
         best = self._unsliced_solution()
-        low, high = max(self.floor, best.peak // 64, 1), best.peak
-        while high > low * ROUGH:
+        low, high = max(self.floor, best.peak // MOST_SAVED, 1), best.peak
+        while high > low * within:
             middle = int((low * high) ** 0.5)
             self.progress(f"smallest budget, {middle >> 20} MiB", 0.5)
             found = self.solve(middle)
@@ -209,7 +199,7 @@ class Slicer:
         if key not in self._nesters:
             self._nesters.clear()
             space = plan_space(self.problem, low, high, HOPE)
-            self._nesters[key] = Nester(space, self.target, self.cost_model, self.workspace)
+            self._nesters[key] = Nester(space, self.target, self.cost_model, self.workspace, self._bodies)
         return self._nesters[key]
 
 

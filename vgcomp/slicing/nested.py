@@ -13,7 +13,7 @@ again until no path with a hope promises to be faster than the best without: a s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,7 +30,7 @@ from vgcomp.slicing.choices import Choice
 from vgcomp.slicing.fit import Live, fit
 from vgcomp.slicing.plan import PlanSpace, plan_space
 from vgcomp.slicing.prepare import assign_reuse, split_attentions, split_group_norms
-from vgcomp.slicing.problem import Ints, make_problem
+from vgcomp.slicing.problem import Ints, Problem, make_problem
 from vgcomp.slicing.rewrite import rewrite
 from vgcomp.targets import Target
 
@@ -39,8 +39,10 @@ _HEADROOM = 0.8
 #: What is hoped to be lost for each time that a slice's bytes must be divided.
 _SQUEEZED = 0.1
 #: Paths whose hopes are settled, at the most; how much faster than the best known one with a hope must promise to be.
-_ROUNDS = 16
+_ROUNDS = 12
 _WORTH = 0.98
+#: Hopes that come to nothing before there is no more hoping for a budget.
+_FAILURES = 3
 #: Regions are alike that share this much of their ops; what a hope that came to nothing is taken to have cost.
 _ALIKE = 0.5
 _DISAPPOINTED = 4.0
@@ -54,6 +56,8 @@ class Nester:
     target: Target
     cost_model: CostModel
     workspace: Workspace
+    #: Bodies as planning problems, for all budgets: what was learnt of one serves the next.
+    problems: dict[Hashable, Problem]
     #: Edges whose bodies are planned, with the bytes they then take.
     settled: dict[int, int] = field(default_factory=dict)
     #: The largest budget that an edge's bodies could not be made to fit.
@@ -74,18 +78,18 @@ class Nester:
     def explore(self, budget: int, live: Live) -> None:
         """Settles the hopes that the best plans for ``budget`` use; takes out the others."""
         self._hope_again(budget)
-        best = np.inf
+        best, failures = np.inf, 0
         for _ in range(_ROUNDS):
             plan = self.space.best(budget)
             if plan is None or plan.seconds > _WORTH * best:
                 break
             written = rewrite(self.space, plan)
             hopes = [(choice, nodes) for choice, nodes in written.nodes_of if self._is_hope(choice)]
-            if not hopes:
+            if not hopes or failures >= _FAILURES:
                 break
             at = dict(zip(written.graph.nodes, live(written.graph), strict=True))
-            for choice, nodes in hopes:
-                self._settle(choice, nodes, at, budget)
+            settled = [self._settle(choice, nodes, at, budget) for choice, nodes in hopes]
+            failures += settled.count(False)
             best = self._best_settled(budget)
         self._drop_hopes()
 
@@ -125,19 +129,19 @@ class Nester:
         self.space.peak[rest] = hoped
         return np.inf if plan is None else plan.seconds
 
-    def _settle(self, choice: Choice, nodes: tuple[fx.Node, ...], at: dict[fx.Node, int], budget: int) -> None:
-        """Plans the bodies of the choice's loops."""
+    def _settle(self, choice: Choice, nodes: tuple[fx.Node, ...], at: dict[fx.Node, int], budget: int) -> bool:
+        """Plans the bodies of the choice's loops; False where they cannot be made to fit."""
         space, edge = self.space, choice.edge
         before = after = 0.0
         peak = 0
-        for node in nodes:
+        for j, node in enumerate(nodes):
             room = budget - (at[node] - loop_bytes(node, workspace=self.workspace))
-            loop = self.fitted(node, room)
+            loop = self._fitted(node, room, (choice.first, choice.end, choice.axis, choice.n_slices, choice.carry, j))
             if loop is None:
                 self.failed[edge] = max(budget, self.failed.get(edge, 0))
                 self._doubt(edge, _DISAPPOINTED)
                 space.peak[edge] = np.inf
-                return
+                return False
             nested = _standing(loop, operands_of(node))
             before += node_seconds(node, self.target, self.cost_model, self.workspace)
             after += node_seconds(nested, self.target, self.cost_model, self.workspace)
@@ -146,6 +150,7 @@ class Nester:
         self._doubt(edge, after / before * self._seconds[edge] / space.seconds[edge])
         space.peak[edge], space.seconds[edge] = peak - choice.extra, self._seconds[edge] * after / before
         self.settled[edge] = peak
+        return True
 
     def _keep(self, edge: int, node: fx.Node, loop: ir.Loop) -> None:
         """The loop in place of the one that was written for the edge."""
@@ -162,7 +167,7 @@ class Nester:
         alike = others[common > _ALIKE * union]
         space.seconds[alike] *= max(1.0, ratio) ** 0.5
 
-    def fitted(self, node: fx.Node, room: int) -> ir.Loop | None:
+    def _fitted(self, node: fx.Node, room: int, name: tuple[Hashable, ...]) -> ir.Loop | None:
         """The loop with bodies that take at most ``room`` bytes beside operands and results; None if they cannot."""
         loop = ir.loop_of(node)
         profiles = loop_profile(node, workspace=self.workspace)
@@ -170,13 +175,13 @@ class Nester:
         for k, profile in enumerate(profiles):
             if max(profile.at) <= room:
                 continue
-            body = self._sliced_body(node, k, room)
+            body = self._sliced_body(node, k, room, (*name, k))
             if body is None:
                 return None
             bodies[k] = body
         return replace(loop, bodies=tuple(bodies))
 
-    def _sliced_body(self, node: fx.Node, k: int, room: int) -> ir.Body | None:
+    def _sliced_body(self, node: fx.Node, k: int, room: int, name: Hashable) -> ir.Body | None:
         loop = ir.loop_of(node)
         body = loop.bodies[k]
 
@@ -188,15 +193,19 @@ class Nester:
             trial = _standing(with_graph(graph), operands_of(node))
             return loop_profile(trial, workspace=self.workspace)[k].at
 
+        if name not in self.problems:
+            self.problems[name] = self._problem(body)
+        inner = plan_space(self.problems[name], int(room * _HEADROOM), room)
+        found = fit(inner, room, live)
+        return None if found is None else replace(body, graph=found.graph)
+
+    def _problem(self, body: ir.Body) -> Problem:
         graph = copy_graph(body.graph)
         split_group_norms(graph)
         split_attentions(graph)
         assign_reuse(graph)
         liveness = body_liveness(replace(body, graph=graph), workspace=self.workspace)
-        problem = make_problem(graph, self.target, self.cost_model, liveness)
-        inner = plan_space(problem, int(room * _HEADROOM), room)
-        found = fit(inner, room, live)
-        return None if found is None else replace(body, graph=found.graph)
+        return make_problem(graph, self.target, self.cost_model, liveness)
 
 
 def _standing(loop: ir.Loop, operands: Sequence[fx.Node]) -> fx.Node:

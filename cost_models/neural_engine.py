@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -128,3 +129,16 @@ def place(costs: Sequence[tuple[float, float]], switch_s: float) -> list[Process
         placed.append("engine" if here else "cpu")
         here = stay_e if here else not stay_c
     return placed[::-1]
+
+
+def placed_seconds(costs: Sequence[tuple[float, float]], fallback: Fallback) -> tuple[list[Processor], list[float]]:
+    """Where each op runs, and its seconds there with the changes of processor and the first dispatch."""
+    # A part is dispatched once for every two changes.
+    change_s = fallback.switch_s + fallback.dispatch_s / 2
+    placed = place(costs, change_s)
+    seconds = [cost[where == "cpu"] for cost, where in zip(costs, placed, strict=True)]
+    for i, (before, where) in enumerate(pairwise(placed), start=1):
+        seconds[i] += change_s if where != before else 0.0
+    if placed:
+        seconds[0] += fallback.dispatch_s
+    return placed, seconds

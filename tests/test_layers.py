@@ -23,6 +23,7 @@ LAYERS = (
     ("cost_models", "models", "targets"),
     ("execution",),
     ("device_memory", "load", "published_memory", "simulate", "slicing"),
+    ("resimulate",),
     ("passes",),
     ("backends", "check"),
     ("crosscheck",),

@@ -52,6 +52,8 @@ class Clock:
         """
         self._host += host_s
         busy = sum(device_s)
+        if not busy:
+            return list(device_s)  # views: nothing waits for the host yet
         # The last op cannot start before it is issued.
         last = device_s[-1] if len(device_s) == 1 else 0.0
         wait = max(0.0, self._host + last - (self.now + busy))

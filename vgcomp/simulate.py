@@ -11,7 +11,6 @@ refuses (:mod:`vgcomp.cost_models.neural_engine`).
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from torch import Tensor, fx
 from vgcomp import ir
 from vgcomp.cost_models.base import Bound, CostModel, OpWork
 from vgcomp.cost_models.fusion import fuse
-from vgcomp.cost_models.neural_engine import fallback_s, place, refuses
+from vgcomp.cost_models.neural_engine import fallback_s, placed_seconds, refuses
 from vgcomp.cost_models.work import work_of
 from vgcomp.execution import Clock, Issue, Mode, issue
 from vgcomp.loops import Put, copied_operands, plan_outputs
@@ -130,7 +129,7 @@ def node_seconds(node: fx.Node, target: Target, cost_model: CostModel, workspace
 def op_works(program: Program) -> Iterator[OpWork]:
     """The work of each op of an eager run of a program without loops."""
     for node in program.graph.nodes:
-        if (work := _work(node)) is not None:
+        if (work := node_work(node)) is not None:
             yield work
 
 
@@ -172,7 +171,7 @@ class Setup:
         """The work of the nodes whose kernels are not the eager ones."""
         if self.mode != "compiled":
             return {}
-        eager = {node: work for node in graph.nodes if (work := _work(node)) is not None}
+        eager = {node: work for node in graph.nodes if (work := node_work(node)) is not None}
         return fuse(graph, eager)
 
 
@@ -202,7 +201,7 @@ def _entry(node: fx.Node, op: _Op, start: float, duration: float, live: int) -> 
     return Entry(node, op.name, op.op, start, duration, bound, op.flops, below, loop, op.slices, op.place)
 
 
-def _work(node: fx.Node) -> OpWork | None:
+def node_work(node: fx.Node) -> OpWork | None:
     """The work of an op; None for what runs nothing, and for a loop."""
     if node.op != "call_function" or ir.is_getitem(node) or ir.is_loop(node):
         return None
@@ -217,7 +216,7 @@ def _ops(
     if ir.is_loop(node):
         yield from _loop_ops(node, times, setup, below)
         return
-    work = works[node] if node in works else _work(node)
+    work = works[node] if node in works else node_work(node)
     if work is not None:
         yield _timed(node.name, str(node.target), work, setup, times, below)
 
@@ -243,14 +242,7 @@ def _placed(ops: list[list[_Op]], target: Target) -> list[list[_Op]]:
         (math.inf if refuses(op.work, target) else op.device_s, seconds)
         for op, seconds in zip(flat, on_cpu, strict=True)
     ]
-    # A part is dispatched once for every two changes.
-    change_s = fallback.switch_s + fallback.dispatch_s / 2
-    placed = place(costs, change_s)
-    seconds = [cost[where == "cpu"] for cost, where in zip(costs, placed, strict=True)]
-    for i, (before, where) in enumerate(itertools.pairwise(placed), start=1):
-        seconds[i] += change_s if where != before else 0.0
-    if placed:
-        seconds[0] += fallback.dispatch_s
+    placed, seconds = placed_seconds(costs, fallback)
     done = iter(replace(op, device_s=s, place=where) for op, s, where in zip(flat, seconds, placed, strict=True))
     return [[next(done) for _ in group] for group in ops]
 

@@ -6,14 +6,14 @@ from tests.graph_builder import Builder
 from vgcomp import ir
 from vgcomp.cost_models.fusion import fuse
 from vgcomp.ir import aten
-from vgcomp.simulate import _work
+from vgcomp.simulate import node_work
 
 F16 = torch.float16
 SIZE = 64 * 32 * 2
 
 
 def fused(graph):
-    works = {node: work for node in graph.nodes if (work := _work(node)) is not None}
+    works = {node: work for node in graph.nodes if (work := node_work(node)) is not None}
     made = fuse(graph, works)
     return works, {node: work for node, work in made.items() if work is not None and work.kind != "view"}
 

@@ -34,15 +34,24 @@ FINAL = 1
 
 @dataclass
 class Pending:
-    """What consumers inside the region ask of a value, as yet outside of it."""
+    """What consumers inside the region ask of a value, as yet outside of it.
+
+    For a slice ``[0, n)`` of the results they read it from ``behind`` to ``n + ahead``, borders apart.
+    """
 
     axis: Axis
     halo: float = 0.0
-    lag: float = 0.0
+    behind: float = 0.0
+    ahead: float = 0.0
     phases: int = 0
     #: Largest window that reads it, minus one: what a line buffer must keep.
     tail: float = 0.0
     clash: bool = False
+
+    @property
+    def lead(self) -> float:
+        """With line buffers: elements that the first step computes beyond its own slice."""
+        return max(0.0, self.ahead - max(0.0, self.behind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +115,13 @@ class Tables:
         self._seconds: dict[tuple[int, int, float, int], Floats] = {}
         self._at: dict[tuple[int, bytes], Floats] = {}
 
-    def fractions(self, extent: int, halo: float, lag: float) -> Floats:
+    def fractions(self, extent: int, halo: float, lead: float) -> Floats:
         """Share of an axis that a slice holds, by mode and option."""
-        key = (extent, halo, lag)
+        key = (extent, halo, lead)
         found = self._fractions.get(key)
         if found is None:
             tile = np.ceil(extent / self.counts)
-            found = self._fractions[key] = np.minimum(np.stack((tile + halo, tile + lag)), extent) / extent
+            found = self._fractions[key] = np.minimum(np.stack((tile + halo, tile + lead)), extent) / extent
         return found
 
     def seconds(self, i: int, extent: int, halo: float, phases: int) -> Floats:
@@ -239,17 +248,18 @@ class Growth:
     def _ask(self, x: fx.Node, window: Window, by: Pending) -> None:
         rate = window.mul / window.div
         halo = by.halo * rate + (window.last - window.first) if window.axis.extent > 1 else 0.0
-        lag = by.lag * rate + max(0, window.last)
+        # A value of few elements (the first frame, repeated before itself) is read to its end and no further.
+        behind, ahead = by.behind * rate + window.first, min(by.ahead, by.axis.extent - 1) * rate + window.last
         if window.first == window.last:  # a shift (slice, concatenation), not a window
-            halo, lag = by.halo * rate, by.lag * rate
+            halo = by.halo * rate
         tail = max(0.0, window.last - window.first) if window.first != window.last else 0.0
         known = self.pending.get(x)
         if known is None:
-            self.pending[x] = Pending(window.axis, halo, lag, by.phases, tail)
+            self.pending[x] = Pending(window.axis, halo, behind, ahead, by.phases, tail)
             return
         known.clash |= known.axis != window.axis
-        known.tail = max(known.tail, tail, abs(known.lag - lag))
-        known.halo, known.lag = max(known.halo, halo), max(known.lag, lag)
+        known.tail = max(known.tail, tail, min(abs(known.ahead - ahead), window.axis.extent - 1))
+        known.halo, known.behind, known.ahead = max(known.halo, halo), min(known.behind, behind), max(known.ahead, ahead)
         known.phases |= by.phases
 
     def _ask_whole(self, x: fx.Node, phases: int) -> None:
@@ -260,7 +270,7 @@ class Growth:
         """Adds the op's slice to the liveness array and its time to the total."""
         problem, axis = self.problem, wanted.axis
         buffer = problem.buffer[node]
-        size = self.tables.fractions(axis.extent, wanted.halo, wanted.lag) * self.problem.size[node]
+        size = self.tables.fractions(axis.extent, wanted.halo, wanted.lead) * self.problem.size[node]
         if is_summed(node, axis):
             size = np.full_like(size, self.problem.size[node])
             self.base += self.problem.size[node]  # beside the step's value and the old one there is the merged one
@@ -281,7 +291,7 @@ class Growth:
         tail = np.minimum(fresh, wanted.tail / wanted.axis.extent * whole)
         self.base[CARRY] += tail
         self._add_live(i, last, np.stack((np.zeros_like(tail), tail)))
-        self._add_live(i, i, np.stack((np.zeros_like(tail), fresh + tail)))
+        self._add_live(i, i, np.stack((np.zeros_like(tail), fresh)))
 
     def _last_use(self, i: int, node: fx.Node) -> int:
         """Index of the last op in the region that uses the node's buffer."""

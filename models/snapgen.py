@@ -5,8 +5,8 @@ Diffusion 1.5, 2.5 times smaller, with temporal layers that a search chose per p
 latents of 15×64×64 with 4 channels; timestep embeddings computed ahead. Our reading: SD 1.5's three finer levels with
 320, 640 and 1280 channels, one or two blocks each, attention from the second level on, no fourth level; one temporal
 layer after each block. By default convolutions over time stand at the finest level, attention over time at the second
-and over the clip at the third. That makes 0.53 billion parameters and 7.1 TFLOP a step (without temporal layers 0.38 billion
-and 5.2 TFLOP).
+and over the clip at the third. That makes 0.53 billion parameters and 7.1 TFLOP a step (without
+temporal layers 0.38 billion and 5.2 TFLOP).
 
 The decoders follow Open-Sora 1.2's VAE, which has the published sizes (4 channels, 8×8 in space, 4× in time, 17 frames
 at a time): a causal temporal decoder on latents, then Stable Diffusion's image decoder.

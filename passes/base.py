@@ -45,7 +45,7 @@ def no_progress(stage: str, fraction: float) -> None:
 class PassContext:
     """What a pass may consult beside the program.
 
-    ``memory``: bytes that weights and activations together may take, None for no budget.
+    ``memory``: bytes that the device has for the program and its run (:mod:`vgcomp.device_memory`), None for no budget.
     """
 
     target: Target

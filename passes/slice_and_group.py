@@ -23,19 +23,24 @@ from typing import ClassVar
 from torch import fx
 
 from vgcomp import ir
+from vgcomp.device_memory import DeviceMemory, device_memory, fixed_bytes
 from vgcomp.errors import Infeasible
-from vgcomp.memory import analyse
+from vgcomp.memory import analyse, peak_activation_bytes
 from vgcomp.passes.base import PassContext, PassResult
 from vgcomp.program import Program
 from vgcomp.result import Equivalence, Explanation
+from vgcomp.simulate import workspace_of
 from vgcomp.slicing.engine import ROUGH, Slicer, Solution
 from vgcomp.slicing.explain import explain_regions
 from vgcomp.units import format_bytes
 
+#: Plans that are tried where workspaces and fragments put one over the budget.
+TRIES = 6
+
 
 @dataclass(frozen=True)
 class SliceAndGroup:
-    """Fits the activations into what the budget leaves beside the weights.
+    """Fits the program and its run into the budget: weights, activations, workspaces, fragmentation, context.
 
     Without a budget nothing is sliced: there is nothing to choose between plans by. Raises
     Infeasible with the smallest budget that can be met and the op at its peak.
@@ -49,21 +54,38 @@ class SliceAndGroup:
             return PassResult(program, changed=False)
         if any(ir.is_loop(node) for node in program.graph.nodes):
             return PassResult(program, False, {}, (self._because(program.name, "it is sliced already"),))
-        budget = context.memory - program.weight_bytes()
-        slicer = Slicer(program, context.target, context.cost_model, context.progress)
-        if slicer.unsliced <= budget:
-            why = f"its activations, {format_bytes(slicer.unsliced)}, fit the budget as they are"
+        if device_memory(program, context.target).total_bytes <= context.memory:
+            peak = format_bytes(peak_activation_bytes(program, workspace=workspace_of(context.target)))
+            why = f"its activations, {peak}, fit the budget as they are"
             return PassResult(program, False, {}, (self._because(program.name, why),))
-        if budget <= slicer.floor:
-            raise infeasible(program, slicer.smallest(ROUGH), context.memory)
+        slicer = Slicer(program, context.target, context.cost_model, context.progress)
         # The search for the smallest tries other budgets, and may find a plan that fits after all.
-        solution = slicer.solve(budget) or slicer.smallest(ROUGH)
-        if solution.peak > budget:
-            raise infeasible(program, solution, context.memory)
+        solution = within(slicer, context.memory) or slicer.smallest(ROUGH)
+        needs = device_memory(solution.program, context.target)
+        if needs.total_bytes > context.memory:
+            raise infeasible(program, solution, needs, context.memory)
         return sliced_result(program, slicer, solution)
 
     def _because(self, node: str, reason: str) -> Explanation:
         return Explanation(node, self.name, reason)
+
+
+def within(slicer: Slicer, memory: int) -> Solution | None:
+    """The plan of least latency for what a budget leaves beside weights and context, with all that it needs in it.
+
+    Workspaces and fragmentation are known once there is a plan: where it needs too much, the activations get as much
+    less. None where no plan was found.
+    """
+    room = memory - slicer.program.weight_bytes() - fixed_bytes(slicer.target)
+    for _ in range(TRIES):
+        solution = slicer.solve(room) if room > slicer.floor else None
+        if solution is None:
+            return None
+        excess = device_memory(solution.program, slicer.target).total_bytes - memory
+        if excess <= 0:
+            return solution
+        room = min(room, solution.peak) - excess
+    return None
 
 
 def sliced_result(program: Program, slicer: Slicer, solution: Solution) -> PassResult:
@@ -79,15 +101,15 @@ def sliced_result(program: Program, slicer: Slicer, solution: Solution) -> PassR
     return PassResult(solution.program, changed, stats, explain_regions(slicer.problem, solution))
 
 
-def infeasible(program: Program, smallest: Solution, memory: int) -> Infeasible:
+def infeasible(program: Program, smallest: Solution, needs: DeviceMemory, memory: int) -> Infeasible:
     """The error that names the smallest budget and what stands at its peak."""
     node = analyse(smallest.program.graph).peak_node
     culprit = _named(node) if node is not None else "the inputs and outputs"
-    weights = program.weight_bytes()
-    total = smallest.peak + weights
+    total = needs.total_bytes
+    own = f" and {format_bytes(needs.context)} the process itself" if needs.context else ""
     return Infeasible(
         f"no program of {program.name} fits {format_bytes(memory)}: the smallest found takes {format_bytes(total)}, "
-        f"{format_bytes(weights)} of it weights",
+        f"{format_bytes(needs.weights)} of it weights{own}",
         smallest_bytes=total,
         culprit=culprit,
     )

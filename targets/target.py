@@ -75,6 +75,9 @@ class Target(BaseModel):
     #: The host's time for a view, which issues nothing.
     host_view_s: float = Field(default=0.0, ge=0.0)
 
+    #: How a run's memory is handed out: PyTorch's ``caching`` allocator, one planned ``arena``, or ``live``, just what
+    #: is live and no loss. None: caching on CUDA devices, an arena on a Neural Engine, live on a CPU.
+    allocator: Literal["caching", "arena", "live"] | None = None
     #: Device memory of a process before its first tensor: the driver's context and the kernels loaded.
     context_bytes: int = Field(default=0, ge=0)
     #: What PyTorch keeps for the matrix library, one handle on one stream.
@@ -89,6 +92,12 @@ class Target(BaseModel):
     # Value equality is pydantic's; its hash walks every field, and a cost model hashes a target per op.
     def __hash__(self) -> int:
         return hash((self.name, self.memory_bytes, self.memory_bytes_per_s))
+
+    @property
+    def hands_out(self) -> Literal["caching", "arena", "live"]:
+        """How memory is handed out: ``allocator``, or what is usual on the kind of device."""
+        usual: dict[str, Literal["caching", "arena", "live"]] = {"cuda": "caching", "ane": "arena", "cpu": "live"}
+        return self.allocator or usual[self.kind]
 
     @property
     def usable_bytes(self) -> int:

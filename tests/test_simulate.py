@@ -12,7 +12,7 @@ from vgcomp import ir
 from vgcomp.cost_models import AnalyticModel
 from vgcomp.memory import analyse
 from vgcomp.program import Program, Source
-from vgcomp.simulate import Timeline, simulate
+from vgcomp.simulate import Timeline, simulate, workspace_of
 from vgcomp.targets import load_target
 from vgcomp.weights import Weight, without_data
 
@@ -34,7 +34,7 @@ def run(graph: fx.Graph, target: str = "a100") -> Timeline:
 def test_peak_is_that_of_liveness(name: str, target: str) -> None:
     for graph in EXAMPLES[name]():
         timeline = run(graph, target)
-        assert timeline.peak_activation_bytes == analyse(graph, workspace="cpu" if target == "cpu" else "none").peak
+        assert timeline.peak_activation_bytes == analyse(graph, workspace=workspace_of(load_target(target))).peak
         assert timeline.peak_bytes == timeline.peak_activation_bytes + timeline.weight_bytes
         assert max(entry.live_bytes for entry in timeline.entries) == timeline.peak_activation_bytes
 

@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
+from vgcomp import ir
 from vgcomp.slices import is_contiguous
+from vgcomp.workspace import workspace_bytes
 
 aten = torch.ops.aten
 
@@ -51,6 +53,26 @@ def cuda_temporaries(op: Any, args: Sequence[Any], out: Any) -> Temporaries:
     """What ``op`` allocates on a CUDA device for these (fake) arguments beside its output."""
     rule = _RULES.get(op)
     return NONE if rule is None or not isinstance(out, Tensor) else rule(args, out)
+
+
+def node_cuda_temporaries(node: fx.Node, merge: Any = None) -> Temporaries:
+    """What a node's op allocates inside itself on a CUDA device; with ``merge``, what merging two such values does.
+
+    Ops of our own are tensor operations, which allocate the same everywhere: one workspace of the most that they hold.
+    """
+    if merge is not None:
+        return Temporaries(after=(workspace_bytes(node, merge=merge),))
+    if getattr(node.target, "namespace", "") == "vgcomp":
+        return Temporaries(after=(workspace_bytes(node),))
+    if node.target not in _RULES:
+        return NONE
+    return cuda_temporaries(node.target, fx.map_arg(node.args, ir.val), ir.val(node))  # type: ignore[arg-type]
+
+
+def node_cuda_bytes(node: fx.Node, merge: Any = None) -> int:
+    """All of them together: they are alive at one time, beside the op's inputs and output."""
+    inner = node_cuda_temporaries(node, merge)
+    return sum(inner.before) + sum(inner.after)
 
 
 def _convolution(args: Sequence[Any], out: Tensor) -> Temporaries:

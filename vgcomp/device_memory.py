@@ -4,12 +4,13 @@
     memory.total_bytes
     print(memory.text())
 
-* **cuda**: PyTorch's caching allocator is replayed on the weights and on what the torch runtime allocates, in order
-  (:mod:`vgcomp.program_trace`, :mod:`vgcomp.allocator`). Short of memory it gives its cached segments back and goes on,
-  so the total is the context and the least memory with which it gets through. On a device that has more it keeps
-  more: ``reserved_bytes``.
-* **ane**: memory is planned ahead, in one arena (:mod:`vgcomp.arena`); fragmentation is what the plan wastes.
-* **cpu**: what is live, the ops' inner temporaries included; pages go back to the system.
+* **caching** (CUDA devices): PyTorch's caching allocator is replayed on the weights and on what the torch runtime
+  allocates, in order (:mod:`vgcomp.program_trace`, :mod:`vgcomp.allocator`). Short of memory it gives its cached
+  segments back and goes on, so the total is the context and the least memory with which it gets through. On a device
+  that has more it keeps more: ``reserved_bytes``.
+* **arena** (Neural Engines): memory is planned ahead, in one arena (:mod:`vgcomp.arena`); fragmentation is what the
+  plan wastes.
+* **live** (CPUs): what is live, the CPU ops' inner temporaries included; pages go back to the system.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from typing import TYPE_CHECKING
 from vgcomp.alloc_trace import Alloc, Event, Kind, Replay
 from vgcomp.allocator import ROUND_LARGE, CachingAllocator, OutOfDeviceMemory
 from vgcomp.arena import arena_buffers, plan_arena
+from vgcomp.cuda_temporaries import node_cuda_temporaries
 from vgcomp.memory import peak_activation_bytes
-from vgcomp.program_trace import graph_trace, node_cuda_temporaries
+from vgcomp.program_trace import graph_trace
+from vgcomp.simulate import workspace_of
 from vgcomp.targets import Target
 from vgcomp.units import format_bytes
 
@@ -76,13 +79,18 @@ class DeviceMemory:
 
 def device_memory(program: Program, target: Target) -> DeviceMemory:
     """What ``target`` must have for one run of ``program``."""
-    if target.kind == "cuda":
+    if target.hands_out == "caching":
         return _cached(program, target)
-    if target.kind == "ane":
+    if target.hands_out == "arena":
         return _planned(program, target)
-    activations = peak_activation_bytes(program, workspace="cpu")
+    activations = peak_activation_bytes(program, workspace=workspace_of(target))
     total = program.weight_bytes() + activations + target.context_bytes
     return DeviceMemory(program.weight_bytes(), activations, context=target.context_bytes, reserved_bytes=total)
+
+
+def fixed_bytes(target: Target) -> int:
+    """What the device must have whatever the program: the context, and with PyTorch the matrix library's workspace."""
+    return target.context_bytes + (target.blas_workspace_bytes if target.hands_out == "caching" else 0)
 
 
 def _cached(program: Program, target: Target) -> DeviceMemory:

@@ -30,7 +30,8 @@ So a planner may estimate, for a loop that stands at position i of its graph::
 
 ``workspace="cpu"`` adds what the ops allocate inside themselves on the CPU, as tensors that a tracker
 sees (``linear`` of a non-contiguous input, a norm's statistics, attention's log-sum-exp). The figure called
-``peak_activation_bytes`` leaves it out except for the target ``cpu``.
+``peak_activation_bytes`` leaves it out unless asked. ``workspace="cuda"`` adds what they allocate on CUDA devices
+(:mod:`vgcomp.cuda_temporaries`): layout copies, statistics, convolutions' workspaces.
 
 Cost is linear in the nodes; a body is analysed once for each way that it is entered. A body's graph
 must therefore not change once it is part of a Loop.
@@ -41,12 +42,13 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import fx
 
 from vgcomp import ir
+from vgcomp.cuda_temporaries import node_cuda_bytes
 from vgcomp.loops import Put, copied_operands, operands_of, plan_outputs, storage_root
 from vgcomp.loops import alias_base as alias_base
 from vgcomp.workspace import storage_bytes, workspace_bytes
@@ -54,8 +56,8 @@ from vgcomp.workspace import storage_bytes, workspace_bytes
 if TYPE_CHECKING:
     from vgcomp.program import Program
 
-#: Whether the ops' inner temporaries count: "none", or those of the CPU.
-Workspace = Literal["none", "cpu"]
+#: Whether the ops' inner temporaries count: "none", those of the CPU, or those of CUDA devices.
+Workspace = Literal["none", "cpu", "cuda"]
 Kind = Literal["input", "weight", "value", "output", "operand", "carry"]
 
 
@@ -264,19 +266,17 @@ class _Analysis:
             return
         if node in self.direct:
             self._new(node, 0, 2 * i, "operand")
-            if self.workspace == "cpu":
-                self.extra[2 * i] += workspace_bytes(node, direct=True)
+            self.extra[2 * i] += _inner_bytes(self.workspace, node, how="direct")
             return
         base = alias_base(node)
         if base is not None:
             self._join(i, node, base)
-            if "reuse" in node.meta and self.workspace == "cpu":
-                self.extra[2 * i] += workspace_bytes(node)
+            if "reuse" in node.meta:
+                self.extra[2 * i] += _inner_bytes(self.workspace, node, how="reuse")
             return
         size = storage_bytes(node) if self.workspace == "cpu" else ir.nbytes(ir.val(node))
         self._new(node, size, 2 * i, "value")
-        if self.workspace == "cpu":
-            self.extra[2 * i] += workspace_bytes(node)
+        self.extra[2 * i] += _inner_bytes(self.workspace, node)
 
     def _loop(self, i: int, node: fx.Node) -> None:
         loop = ir.loop_of(node)
@@ -301,6 +301,17 @@ class _Analysis:
             buffer.last = self.end
             if buffer.kind == "value":
                 buffer.kind = "output"
+
+
+def _inner_bytes(
+    workspace: Workspace, node: fx.Node, *, how: Literal["new", "reuse", "direct"] = "new", merge: Any = None
+) -> int:
+    """What a node's op holds inside itself. On CUDA, ops that write into a given tensor hold nothing."""
+    if workspace == "cpu":
+        return workspace_bytes(node, merge=merge, direct=how == "direct")
+    if workspace == "cuda" and how == "new":
+        return node_cuda_bytes(node, merge)
+    return 0
 
 
 def _profile(node: fx.Node, workspace: Workspace) -> tuple[BodyProfile, ...]:
@@ -358,5 +369,4 @@ def _count_put(analysis: _Analysis, put: Put, has_old: bool) -> None:
         analysis.add(size, made, analysis.end)
     if merges:
         analysis.add(size, 0, made)
-        if analysis.workspace == "cpu":
-            analysis.extra[made] += workspace_bytes(put.node, merge=put.merge)
+        analysis.extra[made] += _inner_bytes(analysis.workspace, put.node, merge=put.merge)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from vgcomp.cost_models.analytic import AnalyticModel
 from vgcomp.cost_models.base import CostModel
 from vgcomp.crosscheck import Checked, crosscheck
+from vgcomp.device_memory import DeviceMemory, device_memory, fixed_bytes
 from vgcomp.errors import Infeasible
 from vgcomp.lower_bound import lower_bound_bytes
 from vgcomp.passes.base import Pass, PassContext, no_progress
@@ -76,7 +77,8 @@ def optimize(
 ) -> OptimizeResult:
     """Rewrites ``program`` to run on ``target`` within ``memory`` bytes at the least simulated latency.
 
-    ``memory``: bytes for weights and activations together, as a number or as text (``"6GB"``). None
+    ``memory``: bytes that the device has for all of it (weights, activations, workspaces, what the allocator loses, the
+    process itself; see :mod:`vgcomp.device_memory`), as a number or as text (``"6GB"``). None
     asks for the Pareto front of peak against latency; the program then returned is the fastest of it.
     ``check`` runs both programs on the same random inputs and compares.
 
@@ -93,32 +95,36 @@ def optimize(
     slices = any(isinstance(item, SliceAndGroup) for item in pipeline)
     front = _front(done, context) if budget is None and slices else []
     after = simulate(done.program, device, model)
-    _hold_budget(program, after, budget)
+    needs = device_memory(done.program, device)
+    _hold_budget(program, after, needs, budget)
     checked = _checked(program, done, pipeline, context, seed) if check else CheckReport()
     report = Report(
         model=program.name,
         target=device.name,
         budget_bytes=budget,
-        before=_measures(program, before),
-        after=_measures(done.program, after),
+        before=_measures(program, before, device_memory(program, device)),
+        after=_measures(done.program, after, needs),
         lower_bound_bytes=LowerBound(
             unsliced=lower_bound_bytes(program).bytes, result=lower_bound_bytes(done.program, inplace=True).bytes
         ),
         passes=tuple(_pass_report(record) for record in done.records),
-        front=tuple(_point(solution) for solution in front),
+        front=tuple(_point(solution, memory) for solution, memory in front),
         check=checked,
         seconds=time.perf_counter() - begin,
     )
-    programs = tuple(solution.program for solution in front)
+    programs = tuple(solution.program for solution, _ in front)
     return OptimizeResult(done.program, report, (before, after), done.explanations, programs)
 
 
-def _front(done: PipelineResult, context: PassContext) -> list[Solution]:
-    """The front of what the pipeline made of the program."""
+def _front(done: PipelineResult, context: PassContext) -> list[tuple[Solution, DeviceMemory]]:
+    """The front of what the pipeline made of the program: a point that the device needs no less for is left out."""
     slicer = Slicer(done.program, context.target, context.cost_model, context.progress)
-    front = slicer.front()
-    for solution in front:
-        verify(solution.program)
+    front: list[tuple[Solution, DeviceMemory]] = []
+    for solution in slicer.front():
+        memory = device_memory(solution.program, context.target)
+        if not front or memory.total_bytes < front[-1][1].total_bytes:
+            verify(solution.program)
+            front.append((solution, memory))
     return front
 
 
@@ -128,7 +134,7 @@ def _checked(
     """The optimized program's outputs against the unmodified one's."""
 
     def repeat(other: Program, activation_bytes: int) -> Program:
-        budget = other.weight_bytes() + activation_bytes
+        budget = other.weight_bytes() + activation_bytes + fixed_bytes(context.target)
         try:
             return run_pipeline(other, pipeline, replace(context, memory=budget, progress=no_progress)).program
         except Infeasible as error:
@@ -147,33 +153,34 @@ def _pass_report(record: PassRecord) -> PassReport:
     )
 
 
-def _point(solution: Solution) -> FrontPoint:
+def _point(solution: Solution, memory: DeviceMemory) -> FrontPoint:
     return FrontPoint(
-        peak_bytes=solution.peak + solution.program.weight_bytes(),
+        peak_bytes=memory.total_bytes,
         peak_activation_bytes=solution.peak,
         latency_s=solution.seconds,
     )
 
 
-def _measures(program: Program, timeline: Timeline) -> Measures:
+def _measures(program: Program, timeline: Timeline, memory: DeviceMemory) -> Measures:
     return Measures(
-        peak_bytes=timeline.peak_bytes,
+        peak_bytes=memory.total_bytes,
         peak_activation_bytes=timeline.peak_activation_bytes,
         weight_bytes=timeline.weight_bytes,
         latency_s=timeline.latency_s,
         flops=timeline.flops,
         nodes=program.n_nodes,
+        parts={name: size for name, size in memory.parts.items() if size},
     )
 
 
-def _hold_budget(program: Program, after: Timeline, budget: int | None) -> None:
+def _hold_budget(program: Program, after: Timeline, needs: DeviceMemory, budget: int | None) -> None:
     """A pipeline without slicing may well miss the budget: that is an answer, not a success."""
-    if budget is None or after.peak_bytes <= budget:
+    if budget is None or needs.total_bytes <= budget:
         return
     culprit = str(after.peak_node)
     raise Infeasible(
-        f"these passes bring {program.name} to {format_bytes(after.peak_bytes)}, over the budget of "
+        f"these passes bring {program.name} to {format_bytes(needs.total_bytes)}, over the budget of "
         f"{format_bytes(budget)}, with {culprit} at the peak: add slice-and-group",
-        smallest_bytes=after.peak_bytes,
+        smallest_bytes=needs.total_bytes,
         culprit=culprit,
     )

@@ -15,9 +15,8 @@ from torch import fx
 
 from vgcomp import ir
 from vgcomp.alloc_trace import Alloc, Event, Free, Kind, Move, Steps
-from vgcomp.cuda_temporaries import NONE, Temporaries, cuda_temporaries
+from vgcomp.cuda_temporaries import NONE, Temporaries
 from vgcomp.loops import Put, alias_base, copied_operands, operands_of, output_nodes, plan_outputs
-from vgcomp.workspace import workspace_bytes
 
 #: What a node's op allocates beside its output; with an op as second argument, what merging two such values by it does.
 OpTemporaries = Callable[[fx.Node, Any], Temporaries]
@@ -26,18 +25,6 @@ OpTemporaries = Callable[[fx.Node, Any], Temporaries]
 def no_temporaries(node: fx.Node, merge: Any = None) -> Temporaries:
     """Ops that allocate their outputs and nothing else."""
     return NONE
-
-
-def node_cuda_temporaries(node: fx.Node, merge: Any = None) -> Temporaries:
-    """What a node's op allocates inside itself on a CUDA device.
-
-    Ops of our own are tensor operations, which allocate the same everywhere: one workspace of the most that they hold.
-    """
-    if merge is not None:
-        return Temporaries(after=(workspace_bytes(node, merge=merge),))
-    if getattr(node.target, "namespace", "") == "vgcomp":
-        return Temporaries(after=(workspace_bytes(node),))
-    return cuda_temporaries(node.target, fx.map_arg(node.args, ir.val), ir.val(node))  # type: ignore[arg-type]
 
 
 def graph_trace(graph: fx.Graph, temporaries: OpTemporaries = no_temporaries) -> list[Event]:

@@ -7,9 +7,9 @@ Every size is in bytes, every time in seconds, simulated unless a name says othe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA: Literal["vgcomp.report/1"] = "vgcomp.report/1"
 
@@ -25,8 +25,9 @@ class _Record(BaseModel):
 class Measures(_Record):
     """One program on one target, under one cost model.
 
-    ``peak_activation_bytes``: inputs, outputs and temporaries live at once. ``peak_bytes``: that
-    plus the weights. ``nodes``: ops of the graph, a sliced loop counting as one.
+    ``peak_activation_bytes``: inputs, outputs and temporaries live at once. ``peak_bytes``: what the device must
+    have, and ``parts`` what that is made of (weights, activations, workspaces, fragmentation, context). ``nodes``: ops
+    of the graph, a sliced loop counting as one.
     """
 
     peak_bytes: int = Field(ge=0)
@@ -35,6 +36,13 @@ class Measures(_Record):
     latency_s: float = Field(ge=0)
     flops: float = Field(ge=0)
     nodes: int = Field(ge=0)
+    parts: dict[str, int] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _parts_add_up(self) -> Self:
+        if self.parts and sum(self.parts.values()) != self.peak_bytes:
+            raise ValueError("the parts of a peak must add up to it")
+        return self
 
 
 class LowerBound(_Record):

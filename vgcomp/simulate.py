@@ -84,8 +84,10 @@ class Timeline:
 
 
 def workspace_of(target: Target) -> Workspace:
-    """Whether ops' inner temporaries count on a target: only on the CPU, whose kernels are known here."""
-    return "cpu" if target.kind == "cpu" else "none"
+    """Which of the ops' inner temporaries count on a target: the CPU's, or those of PyTorch on CUDA devices."""
+    if target.kind == "cpu":
+        return "cpu"
+    return "cuda" if target.hands_out == "caching" else "none"
 
 
 def simulate(program: Program, target: Target, cost_model: CostModel, *, mode: Mode = "eager") -> Timeline:

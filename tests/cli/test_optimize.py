@@ -187,7 +187,7 @@ def test_without_a_budget_it_says_which_point_is_written_and_how_to_get_another(
     monkeypatch.setenv("VGCOMP_FAKE", "front")
     assert main(["optimize", saved, "-o", str(tmp_path / "out")]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "The fastest point is the result; for another pass --mem with its size with weights" in said
+    assert "The fastest point is the result; for another pass --mem with the memory it needs" in said
     assert "such as --mem 2794MiB" in said, "the least memory that is not many times as slow"
     assert "The JSON report has 2 further points" in said
     assert "×41.597" in said

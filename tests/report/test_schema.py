@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from tests.report import sample
 from vgcomp.result import Report
 
-MEASURES = {"peak_bytes", "peak_activation_bytes", "weight_bytes", "latency_s", "flops", "nodes"}
+MEASURES = {"peak_bytes", "peak_activation_bytes", "weight_bytes", "latency_s", "flops", "nodes", "parts"}
 
 
 def test_every_field_of_the_schema_and_no_other() -> None:

@@ -127,4 +127,4 @@ def test_the_picture_is_well_formed_and_draws_both() -> None:
     assert paths == ["before", "after"]
     text = "".join(tree.itertext())
     assert "<b>&co on a100: 11.5 GiB → 4.03 GiB" in text
-    assert "budget less weights, 4.40 GiB" in text
+    assert "budget less what is no activation, 4.40 GiB" in text

@@ -19,10 +19,12 @@ def heading(report: Report) -> str:
 def before_after(report: Report) -> Table:
     """The two programs' figures side by side."""
     before, after = report.before, report.after
+    parts = dict.fromkeys((*before.parts, *after.parts))
     made = table("", ">Before", ">After", "")
     for label, old, new in (
         ("Peak of activations", before.peak_activation_bytes, after.peak_activation_bytes),
-        ("Peak with weights", before.peak_bytes, after.peak_bytes),
+        ("Memory needed", before.peak_bytes, after.peak_bytes),
+        *((f"  {name}", before.parts.get(name, 0), after.parts.get(name, 0)) for name in parts),
     ):
         made.add_row(label, format_bytes(old), format_bytes(new), _change(old, new))
     latency = f"×{report.latency_ratio:.3f}"
@@ -50,7 +52,7 @@ def passes_line(report: Report) -> str:
 
 def front(report: Report) -> Table:
     """The Pareto front, best latency first, without its dearest points."""
-    made = table(">Activations", ">With weights", ">Latency", ">Ratio", title="Memory against latency")
+    made = table(">Activations", ">Memory needed", ">Latency", ">Ratio", title="Memory against latency")
     for row in summary.front_rows(report):
         made.add_row(*row)
     return made
@@ -62,6 +64,6 @@ def other_point(report: Report) -> str:
         return ""
     affordable = [p for p in summary.shown_points(report) if p.latency_s <= summary.DEAREST * report.before.latency_s]
     return (
-        "The fastest point is the result; for another pass --mem with its size with weights, "
+        "The fastest point is the result; for another pass --mem with the memory it needs, "
         f"such as --mem {budget_text((affordable or report.front)[-1].peak_bytes)}"
     )

@@ -138,7 +138,7 @@ def _tiles(report: Report) -> str:
             f"×{ratio:.3f}",
             f"{format_seconds(before.latency_s)} → {format_seconds(after.latency_s)}",
         ),
-        _tile("With weights", _number(after.peak_bytes), _headroom(report)),
+        _tile("Memory needed", _number(after.peak_bytes), _headroom(report)),
         _tile(
             "Lower bound, any order",
             _number(report.lower_bound_bytes.unsliced),
@@ -273,7 +273,7 @@ def _front_section(report: Report) -> str:
         f"<tr>{_numbers(row)}<td>{_bar(point.peak_activation_bytes, largest)}</td></tr>"
         for row, point in zip(summary.front_rows(report), summary.shown_points(report), strict=True)
     )
-    head = ("n:Activations", "n:With weights", "n:Latency", "n:Ratio", "")
+    head = ("n:Activations", "n:Memory needed", "n:Latency", "n:Ratio", "")
     more = summary.left_out_text(report)
     note = f'<p class="sub">{more}</p>' if more else ""
     return _section("Memory against latency", "plans that no other beats in both", _table(head, rows) + note)

@@ -39,8 +39,8 @@ def _summary(report: Report) -> str:
     ]
     if report.budget_bytes is not None:
         lines.append(
-            f"Budget {format_bytes(report.budget_bytes)}, weights included: "
-            f"{format_bytes(report.after.peak_bytes)} used."
+            f"Budget {format_bytes(report.budget_bytes)}: the device needs {format_bytes(report.after.peak_bytes)}, "
+            "weights and workspaces included."
         )
     lines.append(summary.check_text(report))
     return "\n\n".join(lines)
@@ -73,7 +73,7 @@ def _regions(result: Reportable) -> str:
 def _front(report: Report) -> str:
     if not report.front:
         return ""
-    head = ("Activations", "With weights", "Latency", "Ratio")
+    head = ("Activations", "Memory needed", "Latency", "Ratio")
     parts = (
         "## Memory against latency",
         _table(head, summary.front_rows(report), range(4)),

@@ -13,7 +13,11 @@ def figures(report: Report) -> list[tuple[str, str, str]]:
     """(what, before, after), as text with its unit."""
     before, after = report.before, report.after
     return [
-        ("Peak with weights", format_bytes(before.peak_bytes), format_bytes(after.peak_bytes)),
+        ("Memory needed", format_bytes(before.peak_bytes), format_bytes(after.peak_bytes)),
+        *(
+            (f"of it {name}", format_bytes(before.parts.get(name, 0)), format_bytes(after.parts.get(name, 0)))
+            for name in dict.fromkeys((*before.parts, *after.parts))
+        ),
         ("Peak of activations", format_bytes(before.peak_activation_bytes), format_bytes(after.peak_activation_bytes)),
         ("Weights", format_bytes(before.weight_bytes), format_bytes(after.weight_bytes)),
         ("Latency", format_seconds(before.latency_s), format_seconds(after.latency_s)),
@@ -29,7 +33,7 @@ def shown_points(report: Report) -> tuple[FrontPoint, ...]:
 
 
 def front_rows(report: Report) -> list[tuple[str, str, str, str]]:
-    """(activations, with weights, latency, latency relative to the unmodified graph's) of each point shown."""
+    """(activations, memory needed, latency, latency relative to the unmodified graph's) of each point shown."""
     return [
         (
             format_bytes(point.peak_activation_bytes),

@@ -100,7 +100,8 @@ def _peak(kind: str, points: Sequence[Point], top: float, end: float) -> str:
 def _rules(report: Report, top: float) -> list[str]:
     rules = [("bound", report.lower_bound_bytes.unsliced, "lower bound of any unsliced order", "2 4")]
     if report.budget_bytes is not None:
-        rules.append(("budget", report.budget_bytes - report.after.weight_bytes, "budget less weights", "7 5"))
+        rest = report.after.peak_bytes - report.after.peak_activation_bytes
+        rules.append(("budget", report.budget_bytes - rest, "budget less what is no activation", "7 5"))
     return [_rule(kind, size, text, dash, top) for kind, size, text, dash in rules if 0 < size <= top]
 
 

@@ -46,7 +46,7 @@ def test_hand_made_graphs_with_and_without_loops(name, target):
 @pytest.mark.parametrize("name", ["sd-vae-decoder-small", "clip-vit-l-text-small"])
 def test_networks(name, mode):
     program = built(name)
-    for target in TARGETS[:2]:  # the CPU is simulated whole
+    for target in TARGETS:
         device = load_target(target)
         agree(Simulator(device, AnalyticModel(), mode), program, device, mode)
 

@@ -19,6 +19,7 @@ from vgcomp.cost_models.base import CostModel
 from vgcomp.cost_models.neural_engine import fallback_s, placed_seconds, refuses
 from vgcomp.execution import Mode
 from vgcomp.loops import alias_base
+from vgcomp.memory import Workspace, analyse
 from vgcomp.program import Program
 from vgcomp.simulate import Setup, node_work, simulate
 from vgcomp.targets import Target
@@ -48,10 +49,11 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class _Fact:
-    """What is known of a node: the input whose storage it shares (-1: none), its own bytes, and its times."""
+    """What is known of a node: the input whose storage it shares (-1: none), bytes it makes and holds, its times."""
 
     alias: int
     size: int
+    inside: int
     device_s: float
     host_s: float
     fallback_s: float
@@ -63,8 +65,8 @@ class _Fact:
 class Simulator:
     """Simulates programs on one target under one cost model, remembering nodes between them.
 
-    :meth:`summary` gives the figures of ``simulate`` exactly. Programs with sliced loops, compiled ones, and those for
-    a CPU (whose ops' inner memory counts) are simulated whole.
+    :meth:`summary` gives the figures of ``simulate`` exactly. Programs with sliced loops and compiled ones are
+    simulated whole.
     """
 
     def __init__(self, target: Target, cost_model: CostModel, mode: Mode = "eager") -> None:
@@ -74,8 +76,7 @@ class Simulator:
     def summary(self, program: Program) -> Summary:
         """Latency, peak and operations of one run."""
         setup = self._setup
-        whole = setup.mode == "compiled" or setup.workspace != "none"
-        facts = None if whole else self._read(program.graph)
+        facts = None if setup.mode == "compiled" else self._read(program.graph)
         if facts is None:
             timeline = simulate(program, setup.target, setup.cost_model, mode=setup.mode)
             return Summary(timeline.latency_s, timeline.peak_activation_bytes, timeline.weight_bytes, timeline.flops)
@@ -91,6 +92,7 @@ class Simulator:
         values: list[int] = []
         #: By storage: the node that owns a node's, and of each owner bytes, birth and last use.
         owner, size, first, last = list(range(end + 1)), [0] * (end + 1), [0] * (end + 1), [0] * (end + 1)
+        inside = [0] * (end + 1)
         known: list[_Fact] = []
         #: Inputs, which the caller holds, and outputs.
         held: list[int] = []
@@ -112,6 +114,7 @@ class Simulator:
                         return None
                     fact = self._learn(key, node)
                 known.append(fact)
+                inside[i] = fact.inside
                 if fact.alias >= 0:
                     owner[i] = owner[inputs[fact.alias]]
                 else:
@@ -123,7 +126,7 @@ class Simulator:
                 held.extend(owner[index[source]] for source in node._input_nodes)
         for i in held:
             last[i] = end
-        return known, _peak(size, first, last)
+        return known, _peak(size, first, last, inside)
 
     def _learn(self, key: tuple[Any, ...], node: fx.Node) -> _Fact:
         setup = self._setup
@@ -135,9 +138,11 @@ class Simulator:
         device_s = cost.seconds if cost.device_s is None else cost.device_s
         host_s = setup.issue.view_s if work.is_free else setup.issue.op_s
         fallback = setup.target.fallback
+        size, inside = _memory(node, setup.workspace)
         fact = _Fact(
             alias=-1 if base is None else inputs.index(base),
-            size=ir.nbytes(ir.val(node)),
+            size=size,
+            inside=inside,
             device_s=math.inf if fallback is not None and refuses(work, setup.target) else device_s,
             host_s=0.0 if cost.device_s is None else host_s,
             fallback_s=0.0 if fallback is None else fallback_s(work, fallback),
@@ -164,11 +169,28 @@ class Simulator:
         return now
 
 
-def _peak(size: list[int], first: list[int], last: list[int]) -> int:
+def _memory(node: fx.Node, workspace: Workspace) -> tuple[int, int]:
+    """Bytes of the storage that a node makes (0 for a view) and of what its op holds besides while it runs."""
+    if workspace == "none":
+        return ir.nbytes(ir.val(node)), 0
+    graph = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    for source in node._input_nodes:
+        env[source] = graph.placeholder(source.name)
+        env[source].meta["val"] = ir.val(source)
+    alone = graph.node_copy(node, env.__getitem__)
+    graph.output((alone,))
+    found = analyse(graph, workspace=workspace)
+    inputs = sum(ir.nbytes(ir.val(source)) for source in env)
+    made = 0 if alias_base(alone) is not None else found.buffer_of[alone].size
+    return made, found.at[len(env)] - inputs - made
+
+
+def _peak(size: list[int], first: list[int], last: list[int], inside: list[int]) -> int:
     """Most bytes alive at once."""
     change = [0] * (len(size) + 1)
     for owned, begin, end in zip(size, first, last, strict=True):
         if owned:
             change[begin] += owned
             change[end + 1] -= owned
-    return max(accumulate(change), default=0)
+    return max((live + more for live, more in zip(accumulate(change), [*inside, 0], strict=True)), default=0)

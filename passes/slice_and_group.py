@@ -73,18 +73,18 @@ class SliceAndGroup:
 def within(slicer: Slicer, memory: int) -> Solution | None:
     """The plan of least latency for what a budget leaves beside weights and context, with all that it needs in it.
 
-    Workspaces and fragmentation are known once there is a plan: where it needs too much, the activations get as much
-    less. None where no plan was found.
+    Fragmentation is known once there is a plan. Where it needs too much, the activations get half the excess less, as
+    fragments shrink with what they lie between; in the last tries all of it. None where no plan was found.
     """
     room = memory - slicer.program.weight_bytes() - fixed_bytes(slicer.target)
-    for _ in range(TRIES):
+    for tried in range(TRIES):
         solution = slicer.solve(room) if room > slicer.floor else None
         if solution is None:
             return None
         excess = device_memory(solution.program, slicer.target).total_bytes - memory
         if excess <= 0:
             return solution
-        room = min(room, solution.peak) - excess
+        room = min(room, solution.peak) - (excess // 2 if 2 * tried < TRIES else excess)
     return None
 
 

@@ -266,17 +266,17 @@ class _Analysis:
             return
         if node in self.direct:
             self._new(node, 0, 2 * i, "operand")
-            self.extra[2 * i] += _inner_bytes(self.workspace, node, how="direct")
+            self.extra[2 * i] += inner_bytes(self.workspace, node, how="direct")
             return
         base = alias_base(node)
         if base is not None:
             self._join(i, node, base)
             if "reuse" in node.meta:
-                self.extra[2 * i] += _inner_bytes(self.workspace, node, how="reuse")
+                self.extra[2 * i] += inner_bytes(self.workspace, node, how="reuse")
             return
         size = storage_bytes(node) if self.workspace == "cpu" else ir.nbytes(ir.val(node))
         self._new(node, size, 2 * i, "value")
-        self.extra[2 * i] += _inner_bytes(self.workspace, node)
+        self.extra[2 * i] += inner_bytes(self.workspace, node)
 
     def _loop(self, i: int, node: fx.Node) -> None:
         loop = ir.loop_of(node)
@@ -303,7 +303,7 @@ class _Analysis:
                 buffer.kind = "output"
 
 
-def _inner_bytes(
+def inner_bytes(
     workspace: Workspace, node: fx.Node, *, how: Literal["new", "reuse", "direct"] = "new", merge: Any = None
 ) -> int:
     """What a node's op holds inside itself. On CUDA, ops that write into a given tensor hold nothing."""
@@ -369,4 +369,4 @@ def _count_put(analysis: _Analysis, put: Put, has_old: bool) -> None:
         analysis.add(size, made, analysis.end)
     if merges:
         analysis.add(size, 0, made)
-        analysis.extra[made] += _inner_bytes(analysis.workspace, put.node, merge=put.merge)
+        analysis.extra[made] += inner_bytes(analysis.workspace, put.node, merge=put.merge)

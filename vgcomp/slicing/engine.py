@@ -70,7 +70,7 @@ class Slicer:
         split_group_norms(graph)
         split_attentions(graph)
         assign_reuse(graph)
-        self.problem = make_problem(graph, target, cost_model, analyse(graph, workspace=self.workspace))
+        self.problem = make_problem(graph, target, cost_model, analyse(graph, workspace=self.workspace), self.workspace)
         self._spaces: dict[tuple[int, int], PlanSpace] = {}
         self._nesters: dict[tuple[int, int], Nester] = {}
         self._bodies: dict[Hashable, Problem] = {}

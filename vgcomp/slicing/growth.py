@@ -259,7 +259,11 @@ class Growth:
             return
         known.clash |= known.axis != window.axis
         known.tail = max(known.tail, tail, min(abs(known.ahead - ahead), window.axis.extent - 1))
-        known.halo, known.behind, known.ahead = max(known.halo, halo), min(known.behind, behind), max(known.ahead, ahead)
+        known.halo, known.behind, known.ahead = (
+            max(known.halo, halo),
+            min(known.behind, behind),
+            max(known.ahead, ahead),
+        )
         known.phases |= by.phases
 
     def _ask_whole(self, x: fx.Node, phases: int) -> None:
@@ -270,7 +274,10 @@ class Growth:
         """Adds the op's slice to the liveness array and its time to the total."""
         problem, axis = self.problem, wanted.axis
         buffer = problem.buffer[node]
-        size = self.tables.fractions(axis.extent, wanted.halo, wanted.lead) * self.problem.size[node]
+        fractions = self.tables.fractions(axis.extent, wanted.halo, wanted.lead)
+        size = fractions * self.problem.size[node]
+        if problem.inner[i]:
+            self._add_live(i, i, fractions * problem.inner[i])
         if is_summed(node, axis):
             size = np.full_like(size, self.problem.size[node])
             self.base += self.problem.size[node]  # beside the step's value and the old one there is the merged one

@@ -205,7 +205,7 @@ class Nester:
         split_attentions(graph)
         assign_reuse(graph)
         liveness = body_liveness(replace(body, graph=graph), workspace=self.workspace)
-        return make_problem(graph, self.target, self.cost_model, liveness)
+        return make_problem(graph, self.target, self.cost_model, liveness, self.workspace)
 
 
 def _standing(loop: ir.Loop, operands: Sequence[fx.Node]) -> fx.Node:

@@ -18,7 +18,7 @@ from vgcomp.axes import AxisMap
 from vgcomp.cost_models.base import CostModel, OpWork
 from vgcomp.cost_models.work import work_of
 from vgcomp.ir import Axis
-from vgcomp.memory import Buffer, Liveness, alias_base
+from vgcomp.memory import Buffer, Liveness, Workspace, alias_base, inner_bytes
 from vgcomp.targets import Target
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class Problem:
     size: dict[fx.Node, int]
     #: A number for each op, the same for ops of equal work.
     alike: list[int]
+    #: Bytes that each op holds inside itself while it runs.
+    inner: list[int]
     #: What growths through the problem found, see :mod:`vgcomp.slicing.memo`.
     memo: Memo | None = None
     #: Where the slices of a value lie in memory, by value and axis.
@@ -75,8 +77,10 @@ class Problem:
 _GIVEN = ("input", "weight", "operand", "carry")
 
 
-def make_problem(graph: fx.Graph, target: Target, cost_model: CostModel, liveness: Liveness) -> Problem:
-    """The problem of a prepared graph (norms split, reuse assigned) with its liveness."""
+def make_problem(
+    graph: fx.Graph, target: Target, cost_model: CostModel, liveness: Liveness, workspace: Workspace = "none"
+) -> Problem:
+    """The problem of a prepared graph (norms split, reuse assigned) with its liveness, taken with that workspace."""
     every = list(graph.nodes)
     nodes = [n for n in every if n.op == "call_function"]
     index = {node: i for i, node in enumerate(nodes)}
@@ -93,9 +97,10 @@ def make_problem(graph: fx.Graph, target: Target, cost_model: CostModel, livenes
     views = [alias_base(n) is not None and "reuse" not in n.meta for n in nodes]
     numbers: dict[OpWork | None, int] = {}
     alike = [numbers.setdefault(work, len(numbers)) for work in works]
+    inner = [inner_bytes(workspace, n, how="reuse" if "reuse" in n.meta else "new") for n in nodes]
     return Problem(
         graph, nodes, index, AxisMap(), target, cost_model, liveness.buffer_of, first, last, works, seconds,
-        plain, crossing, views, {n: ir.nbytes(ir.val(n)) for n in every if n.op != "output"}, alike,
+        plain, crossing, views, {n: ir.nbytes(ir.val(n)) for n in every if n.op != "output"}, alike, inner,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ SOURCES := vgcomp passes cost_models targets models
 
 demo: $(STAMP)
 	$(BIN)/vgcomp optimize svd-vae-decoder --set frames=14 --set height=576 --set width=1024 \
-		--target a100 --mem 4.5GB --dry-run
+		--target a100 --mem 5GB --dry-run
 	$(BIN)/vgcomp optimize svd-vae-decoder-small --target cpu --mem 7MB --check -o out/demo
 	$(BIN)/python -m tests.benchmarks.measured_peak svd-vae-decoder-small out/demo/optimized
 

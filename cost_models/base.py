@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
@@ -56,6 +56,9 @@ class OpWork:
     relayout_bytes: float = 0.0
     #: Traffic of intermediates that the op writes and reads again: scores that are materialised.
     scratch_bytes: float = 0.0
+    #: The very call, as :mod:`vgcomp.cost_models.calls` spells it: what a measured table is looked up by. None for
+    #: work that no call of its own does (a fused chain, a slice that is only imagined).
+    call: tuple[Any, ...] | None = field(default=None, repr=False)
 
     # Few fields tell ops apart, and a hash of all of them would cost more than the roofline.
     def __hash__(self) -> int:
@@ -77,13 +80,31 @@ class Cost:
     """Seconds for an op, what bounds it, and which model (and table, and target) said so.
 
     ``seconds`` is no less than the host needs to issue the op. ``device_s`` is the device's part alone, for who
-    follows the host's lead over it; None where the model does not tell them apart.
+    follows the host's lead over it; None where the model does not tell them apart. ``spread`` is the standard
+    deviation of the prediction's logarithm (0.1 is about 10 %); None where the model does not know it.
     """
 
     seconds: float
     bound: Bound
     source: str
     device_s: float | None = None
+    spread: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """What the runtime itself takes, seconds, where short ops are the larger part of a network. Zeros: not modelled.
+
+    ``run_s``: a run. ``weight_s``: each weight that a run looks up. ``call_s``: each op, views included, on top of
+    the op itself; a cost model counts it in its ops. ``step_s``: a step of a loop. ``slice_s``: each slice that a step
+    reads or writes.
+    """
+
+    run_s: float = 0.0
+    weight_s: float = 0.0
+    call_s: float = 0.0
+    step_s: float = 0.0
+    slice_s: float = 0.0
 
 
 class CostModel(Protocol):
@@ -101,3 +122,9 @@ class CostModel(Protocol):
     def seconds_at(self, work: OpWork, fraction: float) -> float:
         """Seconds for ``fraction`` of the op's elements on the model's own target; what planners call most."""
         ...
+
+
+def overhead_of(model: CostModel) -> Overhead:
+    """The runtime's own seconds, from a model that has measured them (its ``overhead``); else none."""
+    found = getattr(model, "overhead", None)
+    return found if isinstance(found, Overhead) else Overhead()

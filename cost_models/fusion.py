@@ -44,7 +44,7 @@ def fuse(graph: fx.Graph, works: Mapping[fx.Node, OpWork]) -> dict[fx.Node, OpWo
         chain = chains.get(node)
         if chain is None:
             # Compilers keep tensors in the layout that convolutions want.
-            fused[node] = replace(work, relayout_bytes=0.0) if work.relayout_bytes else work
+            fused[node] = replace(work, relayout_bytes=0.0, call=None) if work.relayout_bytes else work
         elif node is chain.members[-1]:
             fused[node] = _merged(chain, works, chains)
         else:
@@ -128,6 +128,7 @@ def _merged(chain: _Chain, works: Mapping[fx.Node, OpWork], chains: Mapping[fx.N
         rows=0,
         broadcast=False,
         relayout_bytes=0.0,
+        call=None,
     )
 
 

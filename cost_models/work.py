@@ -57,7 +57,7 @@ def work_of(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: An
         raise InternalError(f"no work rule for {target}: it is not in the dialect")
     if len(_memo) >= _MEMO_LIMIT:
         _memo.clear()
-    work = _memo[key] = rule(target, args, kwargs, out)
+    work = _memo[key] = replace(rule(target, args, kwargs, out), call=key)
     return work
 
 

@@ -28,7 +28,7 @@ LAYERS = (
     ("backends", "check"),
     ("crosscheck",),
     ("optimize",),
-    ("report", "validate"),
+    ("profiling", "report", "validate"),
     ("cli", "__main__"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -110,6 +110,7 @@ def optimize(
         passes=tuple(_pass_report(record) for record in done.records),
         front=tuple(_point(solution, memory) for solution, memory in front),
         check=checked,
+        latency_sources=after.sources,
         seconds=time.perf_counter() - begin,
     )
     programs = tuple(solution.program for solution, _ in front)

@@ -85,7 +85,8 @@ class Report(_Record):
     """The JSON report.
 
     ``front``: best latency first, cheapest memory last; empty where a budget was given.
-    ``artifacts``: files written. ``seconds``: what the compiler itself took.
+    ``artifacts``: files written. ``seconds``: what the compiler itself took. ``latency_sources``: what
+    ``after.latency_s`` is made of, seconds by where they come from (measured, interpolated, analytic, overhead).
     """
 
     schema_: Literal["vgcomp.report/1"] = Field(default=SCHEMA, alias="schema")
@@ -100,6 +101,7 @@ class Report(_Record):
     check: CheckReport = CheckReport()
     artifacts: tuple[str, ...] = ()
     seconds: float = Field(default=0.0, ge=0)
+    latency_sources: dict[str, float] = Field(default_factory=dict)
 
     @property
     def latency_ratio(self) -> float:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, fx
 
 from vgcomp import ir
-from vgcomp.cost_models.base import Bound, CostModel, OpWork
+from vgcomp.cost_models.base import Bound, CostModel, OpWork, Overhead, overhead_of
 from vgcomp.cost_models.fusion import fuse
 from vgcomp.cost_models.neural_engine import fallback_s, placed_seconds, refuses
 from vgcomp.cost_models.work import work_of
@@ -54,6 +54,8 @@ class Entry:
     slices: int = 1
     #: ``engine`` or ``cpu`` on a device with both.
     place: str = ""
+    #: Which model said so: ``measured:cpu``.
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,17 @@ class Timeline:
     #: The top-level node at the peak.
     peak_node: fx.Node | None
     liveness: Liveness
+    #: Seconds of looking up inputs and weights, before the first op.
+    startup_s: float = 0.0
+
+    @property
+    def sources(self) -> dict[str, float]:
+        """Seconds by where they come from: ``measured``, ``interpolated``, ``analytic``, ``overhead``."""
+        found: dict[str, float] = {"overhead": self.startup_s} if self.startup_s else {}
+        for entry in self.entries:
+            kind = entry.source.partition(":")[0]
+            found[kind] = found.get(kind, 0.0) + entry.duration_s
+        return found
 
     @property
     def peak_bytes(self) -> int:
@@ -98,6 +111,8 @@ def simulate(program: Program, target: Target, cost_model: CostModel, *, mode: M
     works = setup.works(program.graph)
     ops = [list(_ops(node, 1, setup, works)) for node in nodes]
     clock, flops = Clock(), 0.0
+    startup_s = setup.overhead.run_s + setup.overhead.weight_s * sum(node.op == "get_attr" for node in nodes)
+    clock.now = startup_s
     entries: list[Entry] = []
     if target.fallback is not None:
         ops = _placed(ops, target)
@@ -118,6 +133,7 @@ def simulate(program: Program, target: Target, cost_model: CostModel, *, mode: M
         flops=flops,
         peak_node=liveness.peak_node,
         liveness=liveness,
+        startup_s=startup_s,
     )
 
 
@@ -169,6 +185,11 @@ class Setup:
         """The host's seconds for an op."""
         return issue(self.target, self.mode)
 
+    @cached_property
+    def overhead(self) -> Overhead:
+        """What the runtime adds to the ops."""
+        return overhead_of(self.cost_model)
+
     def works(self, graph: fx.Graph) -> dict[fx.Node, OpWork | None]:
         """The work of the nodes whose kernels are not the eager ones."""
         if self.mode != "compiled":
@@ -192,6 +213,7 @@ class _Op:
     flops: float
     slices: int
     below: int
+    source: str
     place: str = ""
 
 
@@ -200,7 +222,7 @@ def _entry(node: fx.Node, op: _Op, start: float, duration: float, live: int) -> 
     # What it waits for the host is the larger part.
     bound: Bound = "launch" if duration > 2.0 * op.device_s and duration > 0.0 else op.bound
     below = max(live - op.below, 0)
-    return Entry(node, op.name, op.op, start, duration, bound, op.flops, below, loop, op.slices, op.place)
+    return Entry(node, op.name, op.op, start, duration, bound, op.flops, below, loop, op.slices, op.place, op.source)
 
 
 def node_work(node: fx.Node) -> OpWork | None:
@@ -231,7 +253,8 @@ def _timed(name: str, op: str, work: OpWork, setup: Setup, times: int, below: in
     else:
         device_s = cost.device_s
     alone = cost.seconds * times
-    return _Op(name, op, work, device_s * times, host_s * times, alone, cost.bound, work.flops * times, times, below)
+    flops = work.flops * times
+    return _Op(name, op, work, device_s * times, host_s * times, alone, cost.bound, flops, times, below, cost.source)
 
 
 def _placed(ops: list[list[_Op]], target: Target) -> list[list[_Op]]:
@@ -266,6 +289,17 @@ def _loop_ops(node: fx.Node, times: int, setup: Setup, below: int) -> Iterator[_
             yield from _ops(inner, times * len(steps), setup, works, under)
             for put in extra.get(inner, ()):
                 yield _put(put, times * len(steps), setup, under)
+    yield from _turns(node, times, setup, below)
+
+
+def _turns(node: fx.Node, times: int, setup: Setup, below: int) -> Iterator[_Op]:
+    """The runtime's own seconds in a loop: its steps, and the slices that they read and write."""
+    overhead, loop = setup.overhead, ir.loop_of(node)
+    slices = sum(span is not None for step in loop.steps for span in (*step.reads, *step.writes))
+    seconds = times * (overhead.step_s * loop.n_slices + overhead.slice_s * slices)
+    if seconds:
+        turns = times * loop.n_slices
+        yield _Op(node.name, "slicing", _NO_WORK, seconds, 0.0, seconds, "launch", 0.0, turns, below, "overhead")
 
 
 def _slice_copies(node: fx.Node, body: ir.Body, step: ir.Step) -> Iterator[tuple[str, Tensor]]:
@@ -299,4 +333,5 @@ def _copy(name: str, value: Tensor, times: int, setup: Setup, below: int) -> _Op
     return _timed(name, "copy", work, setup, times, below)
 
 
+_NO_WORK = OpWork("view", ir.sliced, torch.float32)
 _CONTIGUOUS: dict[str, Any] = {"memory_format": torch.contiguous_format}

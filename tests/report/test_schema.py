@@ -29,6 +29,7 @@ def test_every_field_of_the_schema_and_no_other() -> None:
         "check",
         "artifacts",
         "seconds",
+        "latency_sources",
     }
     assert set(content["before"]) == set(content["after"]) == MEASURES
     assert set(content["lower_bound_bytes"]) == {"unsliced", "result"}

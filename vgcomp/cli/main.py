@@ -19,6 +19,7 @@ from vgcomp.cli.inspect import inspect
 from vgcomp.cli.lists import models, passes, targets
 from vgcomp.cli.optimize import optimize
 from vgcomp.cli.plan import plan
+from vgcomp.cli.profile import profile
 from vgcomp.cli.validate import validate
 from vgcomp.cli.verify import verify
 
@@ -47,7 +48,7 @@ def _main(
     pass
 
 
-for command in (optimize, inspect, plan, explain, verify, validate, passes, targets, models):
+for command in (optimize, inspect, plan, explain, verify, validate, profile, passes, targets, models):
     app.command()(command)
 
 

@@ -38,6 +38,7 @@ def optimize(
     report: options.Reports = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan, and write nothing but the --report.")] = False,
     seed: options.Seed = 0,
+    cost_model: options.CostModel = options.CostModelName.analytic,
 ) -> None:
     """Rewrite a network so that it fits a memory budget at the least latency; without one, list what is possible."""
     reports = report or []
@@ -45,16 +46,26 @@ def optimize(
     begin = time.perf_counter()
     from vgcomp.cli.emit import emit, form_of, refuse_own_weights, with_report
     from vgcomp.cli.source import load_source
+    from vgcomp.cost_models import named_model
     from vgcomp.optimize import optimize as run_optimizer
     from vgcomp.report import write_report
+    from vgcomp.targets import load_target
 
+    costs = named_model(cost_model.value, load_target(target_spec))
     with progress() as tell:
         tell(f"reading {model}", 0.0)
         program = load_source(model, settings or [])
         if out is not None and not dry_run:
             refuse_own_weights(program, out)
         result = run_optimizer(
-            program, target=target_spec, memory=mem, passes=passes, check=check, seed=seed, progress=tell
+            program,
+            target=target_spec,
+            memory=mem,
+            passes=passes,
+            check=check,
+            seed=seed,
+            progress=tell,
+            cost_model=costs,
         )
         done = with_report(result, seconds=time.perf_counter() - begin)
         if out is not None and not dry_run:
@@ -108,7 +119,7 @@ def _print(report: object, reports: Sequence[Path], out: Path | None, dry_run: b
     say(tables.heading(report), tables.before_after(report))
     if report.front:
         say(tables.front(report), *filter(None, (summary.left_out_text(report), tables.other_point(report))))
-    say(tables.passes_line(report), summary.check_text(report))
+    say(tables.passes_line(report), summary.check_text(report), *filter(None, [summary.sources_text(report)]))
     written = [*report.artifacts, *map(str, reports)]
     if written:
         say(f"Wrote {', '.join(written)}")

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class CostModelName(StrEnum):
+    """The cost models, by name."""
+
+    analytic = "analytic"
+    measured = "measured"
+
 
 Source = Annotated[
     str,
@@ -23,6 +32,9 @@ Memory = Annotated[
 Passes = Annotated[
     str | None,
     typer.Option("--passes", metavar="SPEC", help="The pipeline, as name{option=value},name; see `vgcomp passes`."),
+]
+CostModel = Annotated[
+    CostModelName, typer.Option("--cost-model", help="measured: from the target's table; see `vgcomp profile`.")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of random inputs and weights.")]
 Reports = Annotated[

@@ -21,26 +21,30 @@ def plan(
     mem: options.Memory = None,
     passes: options.Passes = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Tensors listed at the peak.")] = 12,
+    cost_model: options.CostModel = options.CostModelName.analytic,
 ) -> None:
     """Show the memory timeline and what is alive at its peak; with --mem or --passes, before and after."""
     from vgcomp.cli.source import load_source
-    from vgcomp.cost_models import AnalyticModel
+    from vgcomp.cost_models import named_model
     from vgcomp.simulate import simulate
     from vgcomp.targets import load_target
     from vgcomp.units import format_bytes, format_seconds, parse_bytes
 
     device = load_target(target)
     budget = parse_bytes(mem) if mem is not None else None
+    costs = named_model(cost_model.value, device)
     with progress() as tell:
         tell(f"reading {model}", 0.0)
         program = load_source(model, settings or [])
         before = None
         if mem is None and passes is None:
-            timeline = simulate(program, device, AnalyticModel())
+            timeline = simulate(program, device, costs)
         else:
             from vgcomp.optimize import optimize
 
-            before, timeline = optimize(program, target=device, memory=budget, passes=passes, progress=tell).timelines
+            before, timeline = optimize(
+                program, target=device, memory=budget, passes=passes, progress=tell, cost_model=costs
+            ).timelines
     _print_chart(timeline, before, budget)
     say(
         f"Peak {format_bytes(timeline.peak_activation_bytes)} of activations, "

@@ -54,6 +54,15 @@ def left_out_text(report: Report) -> str:
     return f"The JSON report has {points} of more than ×{DEAREST:g} the unmodified latency (--report FILE.json)."
 
 
+def sources_text(report: Report) -> str:
+    """One sentence on where the latency comes from; empty where one model alone said it."""
+    sources, total = report.latency_sources, report.after.latency_s
+    if len(sources) < 2 or not total:
+        return ""
+    parts = [f"{100 * seconds / total:.0f} % {kind}" for kind, seconds in sorted(sources.items(), key=lambda x: -x[1])]
+    return f"The latency is {', '.join(parts)}."
+
+
 def check_text(report: Report) -> str:
     """One sentence on whether outputs were compared."""
     check = report.check

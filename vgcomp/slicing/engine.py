@@ -29,8 +29,9 @@ HEADROOM = 0.8
 HOPE = 8.0
 #: Latency, relative to the unsliced program's, that counts as almost no cost.
 CHEAP = 1.03
-#: Beyond this latency the front gets one point a band.
+#: Beyond this latency the front gets one point a band; with the first point beyond the other it ends.
 DEAR = 2.0
+DEAREST = 8.0
 #: The same, as a ratio, where a rough answer will do: what to tell who asked for far too little.
 ROUGH = 1.08
 #: How many times less than the unsliced program a plan may take, as far as anybody has seen.
@@ -140,7 +141,8 @@ class Slicer:
     def front(self, points_a_band: int = 3) -> list[Solution]:
         """The Pareto front of peak against latency, fastest first and smallest last.
 
-        Where the latency passes ``CHEAP`` times the unsliced one's, and at the smallest budget, it is searched
+        It ends where no plan fits, or where plans take many times the latency: whoever wants less memory still may ask
+        for it. Where the latency passes ``CHEAP`` times the unsliced one's, and at the smallest budget, it is searched
         more closely: these are the points that people ask for.
         """
         unsliced = self._unsliced_solution()
@@ -162,6 +164,8 @@ class Slicer:
                     return pareto([*found, self._bisect(fitting, budget, min(fitting.peak, above), band)])
                 found.append(solution)
                 above = budget
+                if solution.seconds > DEAREST * unsliced.seconds:
+                    return pareto(found)
             high = low
             if low <= self.floor:
                 return pareto(found)

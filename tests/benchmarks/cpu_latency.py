@@ -15,8 +15,7 @@ import gc
 import json
 import os
 import statistics
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,13 +33,16 @@ from vgcomp.optimize import DEFAULT_PIPELINE
 from vgcomp.passes.base import PassContext, no_progress
 from vgcomp.passes.pipeline import run_pipeline
 from vgcomp.passes.registry import build_pipeline
-from vgcomp.profiling.runner import keep_memory, use_threads
+from vgcomp.profiling.runner import clock_ns, keep_memory, use_threads
 from vgcomp.program import Program
 from vgcomp.simulate import simulate
 from vgcomp.slicing.engine import Slicer
 from vgcomp.targets import Target, load_target
+from vgcomp.validate import cpu
 
 RESULTS = Path(__file__).parent / "results"
+#: What `vgcomp validate` shows.
+RECORDED = Path(cpu.PATH)
 Sizes = dict[str, int]
 
 #: Whose ops are profiled, as they are and sliced.
@@ -149,6 +151,7 @@ def example(program: Program) -> tuple[Tensor, ...]:
 def timed(cases: Sequence[Program], threads: int) -> list[tuple[float, float]]:
     """(median seconds, half the distance between the quartiles) of each, run in turns."""
     keep_memory()
+    clock = clock_ns(threads)
     modules = [TorchModule(program) for program in cases]
     inputs = [example(program) for program in cases]
     times: list[list[float]] = [[] for _ in cases]
@@ -157,20 +160,22 @@ def timed(cases: Sequence[Program], threads: int) -> list[tuple[float, float]]:
         gc.disable()
         for _ in range(ROUNDS):
             for module, given, found in zip(modules, inputs, times, strict=True):
-                run_for(module, given, WARM_S, 1)
-                found += run_for(module, given, RUN_S, RUNS)
+                run_for(module, given, clock, WARM_S, 1)
+                found += run_for(module, given, clock, RUN_S, RUNS)
         gc.enable()
     quartiles = [statistics.quantiles(found, n=4) for found in times]
     return [(q[1], (q[2] - q[0]) / 2) for q in quartiles]
 
 
-def run_for(module: TorchModule, given: tuple[Tensor, ...], seconds: float, least: int) -> list[float]:
+def run_for(
+    module: TorchModule, given: tuple[Tensor, ...], clock: Callable[[], int], seconds: float, least: int
+) -> list[float]:
     """Seconds of each run."""
     found: list[float] = []
     while len(found) < least or sum(found) < seconds:
-        begin = time.perf_counter()
+        begin = clock()
         module(*given)
-        found.append(time.perf_counter() - begin)
+        found.append((clock() - begin) * 1e-9)
     return found
 
 
@@ -193,13 +198,14 @@ def tau(a: Sequence[float], b: Sequence[float]) -> float:
     return float(kendalltau(a, b).statistic)
 
 
-def run_profile(target: str) -> None:
+def run_profile(target: str, threads: int) -> None:
     from vgcomp.cli.main import main
 
+    budgets = ["--mem", "60%", "--mem", "30%"]
     for name, sizes in PROFILED:
         settings = [part for key, value in sizes.items() for part in ("--set", f"{key}={value}")]
         print(title(name, sizes), flush=True)
-        assert main(["profile", name, *settings, "--target", target, "--slices"]) == 0
+        assert main(["profile", name, *settings, "--target", target, *budgets, "--threads", str(threads)]) == 0
 
 
 def run_measure(target: Target) -> dict[str, Any]:
@@ -253,15 +259,17 @@ def _row(case: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("step", choices=("profile", "measure"))
+    parser.add_argument("--threads", type=int, default=2, help="of profiling; measuring takes the table's")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     target = load_target("cpu")
     if options.step == "profile":
-        run_profile(target.name)
+        run_profile(target.name, options.threads)
         return
     result = run_measure(target)
     stem = options.out / f"{result['date']}-cpu-latency"
     stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    RECORDED.write_text(json.dumps({key: result[key] for key in ("date", "table", "cases")}, indent=1) + "\n")
     text = markdown(result)
     stem.with_suffix(".md").write_text(text)
     print(text)

@@ -118,7 +118,7 @@ def test_the_command_makes_and_extends_a_table(saved, tmp_path, capsys):
     rows = list(csv.DictReader(io.StringIO(out.read_text().partition("\n")[2])))
     assert sorted({row["op"] for row in rows}) == ["aten.convolution.default", "aten.silu.default"]
     before = len(read_table(out).rows)
-    assert main([*command, "--slices"]) == 0
+    assert main([*command, "--mem", "70%", "--mem", "1KB"]) == 0
     assert len(read_table(out).rows) > before
     assert "ops measured" in capsys.readouterr().out
 
@@ -147,6 +147,7 @@ def refused(capsys, arguments):
 def test_bad_requests_are_one_line(saved, tmp_path, capsys):
     assert "not both" in refused(capsys, ["profile"])
     assert "not both" in refused(capsys, ["profile", saved, "--import", "x.csv"])
+    assert "1% to 100%" in refused(capsys, ["profile", saved, "--mem", "0%"])
     assert "does not exist" in refused(capsys, ["profile", saved, "--out", str(tmp_path / "none" / "x.csv")])
     assert "x.csv: No such file" in refused(capsys, ["profile", "--import", str(tmp_path / "x.csv")])
     assert main(["profile", saved, "--target", "a100", "--out", str(tmp_path / "a.csv")]) == 5

@@ -29,7 +29,7 @@ def profile(
     target: options.Target = _THIS_MACHINE,
     mem: Annotated[
         list[str] | None,
-        typer.Option("--mem", metavar="SIZE", help="Ops of the network sliced to this budget too; may be repeated."),
+        typer.Option("--mem", metavar="SIZE|N%", help="Ops as sliced to this budget (or share) too; may be repeated."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE.csv", help="The table; default: the target's own.")
@@ -39,9 +39,6 @@ def profile(
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Default: the target's units.")] = None,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timings of each op; the median counts.")] = 15,
-    slices: Annotated[
-        bool, typer.Option("--slices", help="Ops of plans from the fastest to the smallest too, instead of --mem.")
-    ] = False,
 ) -> None:
     """Time every distinct op of networks on this machine and merge the timings into a table; newer ones win."""
     from vgcomp.cost_models.table import default_path, read_table
@@ -61,11 +58,13 @@ def profile(
         atomic_write(path, merged.text())
         say(f"Wrote {path}: {len(table.rows)} ops measured, {len(merged.rows)} in all")
 
+    for budget in mem or []:
+        _budget(budget, 0, 0)
     if take is not None:
         keep(_imported(take, device))
         return
     with progress() as tell:
-        programs = _programs(models or [], settings or [], mem or [], slices, device, tell)
+        programs = _programs(models or [], settings or [], mem or [], device, tell)
         table = _measured(programs, device, threads, repeats, tell, keep)
     keep(table)
 
@@ -83,27 +82,47 @@ def _programs(
     models: Sequence[str],
     settings: Sequence[str],
     budgets: Sequence[str],
-    slices: bool,
     device: Target,
     tell: Callable[[str, float], None],
 ) -> list[Program]:
     """The networks as they are and sliced."""
     from vgcomp.cli.source import load_source
-    from vgcomp.cost_models import AnalyticModel
-    from vgcomp.optimize import optimize
-    from vgcomp.units import parse_bytes
 
-    sizes = [parse_bytes(budget) for budget in budgets]
     found: list[Program] = []
     for model in models:
         tell(f"reading {model}", 0.0)
         program = load_source(model, settings)
-        found.append(program)
-        wanted = [None, *sizes] if slices else sizes
-        for size in wanted:
-            result = optimize(program, target=device, memory=size, cost_model=AnalyticModel(device), progress=tell)
-            found += [result.program, *result.front]
+        found += [program, *(_sliced(program, budget, device, tell) for budget in budgets)]
     return found
+
+
+def _sliced(program: Program, budget: str, device: Target, tell: Callable[[str, float], None]) -> Program:
+    """The program within the budget, or within the smallest that there is a plan for."""
+    from vgcomp.cost_models import AnalyticModel
+    from vgcomp.errors import Infeasible
+    from vgcomp.optimize import optimize
+    from vgcomp.simulate import simulate
+
+    model = AnalyticModel(device)
+    size = _budget(budget, program.weight_bytes(), simulate(program, device, model).peak_activation_bytes)
+    try:
+        return optimize(program, target=device, memory=size, cost_model=model, progress=tell).program
+    except Infeasible as error:
+        smallest = error.smallest_bytes
+        return optimize(program, target=device, memory=smallest, cost_model=model, progress=tell).program
+
+
+def _budget(text: str, weights: int, activations: int) -> int:
+    """Bytes: a size, or the weights and a share of the activations."""
+    from vgcomp.errors import UsageError
+    from vgcomp.units import parse_bytes
+
+    share = text.strip().removesuffix("%")
+    if share == text.strip():
+        return parse_bytes(text)
+    if not share.isdecimal() or not 0 < int(share) <= 100:
+        raise UsageError(f"--mem {text}: a share of the activations is 1% to 100%")
+    return weights + activations * int(share) // 100
 
 
 def _measured(

@@ -8,7 +8,6 @@ dispatch are as cold there as in a network, where a loop over one op would find 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,7 @@ from vgcomp.backends.torch_runtime import Code, _BodyCode, _read, compile_graph
 from vgcomp.cost_models.base import Overhead
 from vgcomp.cost_models.calls import spell
 from vgcomp.ir import aten
-from vgcomp.profiling.runner import TorchRunner, keep_memory, use_threads
+from vgcomp.profiling.runner import TorchRunner, clock_ns, keep_memory, use_threads
 from vgcomp.simulate import node_work
 
 #: Blocks of the graph of short ops; tokens, heads, channels of a head.
@@ -34,14 +33,15 @@ _MANY, _SLOTS = 200, 16
 def measure_overhead(runner: TorchRunner) -> Overhead:
     """The runtime's seconds on this machine's CPU, medians of many repeats."""
     keep_memory()
+    clock = clock_ns(runner.device.threads)
     graph, weights = _short_ops()
     calls = [spell(work.call) for node in graph.nodes if (work := node_work(node)) is not None and work.call]
     with use_threads(runner.device.threads), torch.inference_mode():
-        weight_s = _seconds(_lookups(weights)) / len(weights)
+        weight_s = _seconds(clock, _lookups(weights)) / len(weights)
         code, x = compile_graph(graph), torch.randn(1, _TOKENS, _HEADS * _CHANNELS)
-        whole = _seconds(lambda: code.run((x,), weights))
-        run_s = _seconds(lambda: Code(2, [0], [], [0]).run((x,), {}))
-        step_s, slice_s = _seconds(_steps()) / _MANY, _seconds(_slices(x)) / _MANY
+        whole = _seconds(clock, lambda: code.run((x,), weights))
+        run_s = _seconds(clock, lambda: Code(2, [0], [], [0]).run((x,), {}))
+        step_s, slice_s = _seconds(clock, _steps()) / _MANY, _seconds(clock, _slices(x)) / _MANY
     busy = sum(timing.seconds for timing in runner.time(calls, _REPEATS))
     return Overhead(
         run_s=run_s,
@@ -53,15 +53,15 @@ def measure_overhead(runner: TorchRunner) -> Overhead:
     )
 
 
-def _seconds(run: Callable[[], object]) -> float:
+def _seconds(clock: Callable[[], int], run: Callable[[], object]) -> float:
     for _ in range(3):
         run()
     times = []
     for _ in range(_REPEATS):
-        begin = time.perf_counter()
+        begin = clock()
         run()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+        times.append(clock() - begin)
+    return statistics.median(times) * 1e-9
 
 
 def _short_ops() -> tuple[fx.Graph, dict[str, Tensor]]:

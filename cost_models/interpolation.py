@@ -30,6 +30,8 @@ _REACH = 4.0
 _FEW = 3
 #: Vector registers hold 8 or 16 values: what is no multiple leaves lanes idle.
 _LANES = (8, 16)
+#: Dimensions of a tensor that are features of their own.
+_DIMS = 5
 
 
 @dataclass(frozen=True)
@@ -136,21 +138,38 @@ def describe(work: OpWork, model: AnalyticModel, target: Target, codes: dict[Any
 
 
 def _layout(work: OpWork) -> tuple[float, ...]:
-    """Of the call's first tensor and its result: rank, whether row-major or channels last, its last dimension."""
+    """Of the call's first two tensors and its result: rank, whether row-major or channels last, sizes."""
     if work.call is None:
-        return (-1.0, -1.0, -1.0, -1.0)
+        return (-1.0,) * (4 + 3 * _DIMS + 1)
     _, args, out, _ = work.call
-    first = _first_tensor(args) or out
-    return (*_order(first), _log(first[0][-1] if first[0] else 1), *_order(out)[1:])
+    found = _tensors(args)
+    first, second = found[0] if found else out, found[1] if len(found) > 1 else None
+    sizes = (*_dims(first), *_dims(second), *_dims(out))
+    return (*_order(first), *_order(out)[1:], float(len(found)), *sizes, _reduced_stride(first, args))
 
 
-def _first_tensor(entry: Any) -> Any:
-    """The first (shape, strides, dtype) in a call's arguments."""
+def _tensors(entry: Any) -> list[Any]:
+    """The (shape, strides, dtype) in a call's arguments."""
     if not entry or isinstance(entry[0], type):
-        return None
+        return []
     if isinstance(entry[0], torch.Size):
-        return entry
-    return next((found for inner in entry if (found := _first_tensor(inner)) is not None), None)
+        return [entry]
+    return [found for inner in entry for found in _tensors(inner)]
+
+
+def _dims(tensor: Any) -> list[float]:
+    """Logarithms of the sizes, the last first; 0 for dimensions that it has not."""
+    sizes = list(tensor[0])[::-1][:_DIMS] if tensor and isinstance(tensor[0], torch.Size) else []
+    return [_log(size) for size in sizes] + [0.0] * (_DIMS - len(sizes))
+
+
+def _reduced_stride(tensor: Any, args: Any) -> float:
+    """How far neighbours of a reduction's dimensions lie apart; 0 where the arguments name none."""
+    named = next((entry for entry in args[1:] if entry and type(entry[0]) is tuple), ())
+    dims = [dim[1] for dim in named if len(dim) == 2 and dim[0] is int]
+    strides = tensor[1] if tensor and isinstance(tensor[0], torch.Size) else ()
+    inside = [strides[dim] for dim in dims if -len(strides) <= dim < len(strides)]
+    return _log(min(inside, default=0))
 
 
 def _order(tensor: Any) -> tuple[float, float]:

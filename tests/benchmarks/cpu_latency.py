@@ -36,7 +36,6 @@ from vgcomp.passes.registry import build_pipeline
 from vgcomp.profiling.runner import clock_ns, keep_memory, use_threads
 from vgcomp.program import Program
 from vgcomp.simulate import simulate
-from vgcomp.slicing.engine import Slicer
 from vgcomp.targets import Target, load_target
 from vgcomp.validate import cpu
 
@@ -59,6 +58,9 @@ PROFILED: tuple[tuple[str, Sizes], ...] = (
     ("t5-xxl-encoder-small", {}),
     ("wan-vae-decoder-small", {"frames": 5, "height": 48, "width": 64}),
     ("svd-vae-encoder-small", {}),
+    ("wan-vae-decoder-small", {"frames": 9, "height": 80, "width": 80}),
+    ("ltx-vae-decoder-small", {"frames": 17, "height": 64, "width": 96}),
+    ("sd-vae-decoder-small", {"frames": 2, "height": 128, "width": 64}),
 )
 
 #: Predicted and then timed; the second half are profiled networks at other sizes.
@@ -73,7 +75,7 @@ HELD_OUT: tuple[tuple[str, Sizes], ...] = (
     ("clip-vit-h-vision-small", {}),
     ("wan-vae-decoder-small", {}),
     ("sd-vae-decoder-small", {"frames": 3, "height": 80, "width": 112}),
-    ("animatediff-unet-small", {"frames": 5, "height": 96, "width": 160}),
+    ("animatediff-unet-small", {"frames": 5, "height": 128, "width": 128}),
     ("wan-1.3b-small", {"frames": 13, "height": 192, "width": 192}),
     ("ltx-vae-decoder-small", {"frames": 9, "height": 96, "width": 160}),
 )
@@ -130,11 +132,15 @@ def programs(target: Target) -> Iterator[tuple[str, str, Program]]:
 
 
 def plans(target: Target) -> list[Program]:
-    """Plans of one network, from the fastest to the smallest, evenly over the front."""
-    program = build(RANKED[0], **RANKED[1])
-    front = [solution.program for solution in Slicer(program, target, AnalyticModel(target)).front()]
-    last = len(front) - 1
-    return [front[i] for i in sorted({round(k * last / (PLANS - 1)) for k in range(PLANS)})]
+    """Plans of one network at budgets from what it takes unmodified downwards, each once, evenly over the range."""
+    program, model = build(RANKED[0], **RANKED[1]), AnalyticModel(target)
+    found = {0: program}
+    for percent in range(95, 25, -6):
+        smaller = sliced(program, target, percent / 100)
+        if smaller is not None:
+            found.setdefault(simulate(smaller, target, model).peak_activation_bytes, smaller)
+    every, last = list(found.values()), len(found) - 1
+    return [every[i] for i in sorted({round(k * last / (PLANS - 1)) for k in range(PLANS)})]
 
 
 def example(program: Program) -> tuple[Tensor, ...]:
@@ -148,7 +154,7 @@ def example(program: Program) -> tuple[Tensor, ...]:
     )
 
 
-def timed(cases: Sequence[Program], threads: int) -> list[tuple[float, float]]:
+def timed(cases: Sequence[Program], threads: int, rounds: int) -> list[tuple[float, float]]:
     """(median seconds, half the distance between the quartiles) of each, run in turns."""
     keep_memory()
     clock = clock_ns(threads)
@@ -158,7 +164,7 @@ def timed(cases: Sequence[Program], threads: int) -> list[tuple[float, float]]:
     with use_threads(threads), torch.inference_mode():
         gc.collect()
         gc.disable()
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for module, given, found in zip(modules, inputs, times, strict=True):
                 run_for(module, given, clock, WARM_S, 1)
                 found += run_for(module, given, clock, RUN_S, RUNS)
@@ -179,10 +185,10 @@ def run_for(
     return found
 
 
-def compare(named: Sequence[tuple[str, str, Program]], target: Target) -> list[Case]:
+def compare(named: Sequence[tuple[str, str, Program]], target: Target, rounds: int) -> list[Case]:
     measured_model, analytic = MeasuredModel(target), AnalyticModel(target)
     cases = []
-    seconds = timed([program for _, _, program in named], measured_model.table.metadata.threads)
+    seconds = timed([program for _, _, program in named], measured_model.table.metadata.threads, rounds)
     for (name, form, program), (median, spread) in zip(named, seconds, strict=True):
         timeline = simulate(program, target, measured_model)
         shares = {kind: s / timeline.latency_s for kind, s in sorted(timeline.sources.items())}
@@ -198,20 +204,22 @@ def tau(a: Sequence[float], b: Sequence[float]) -> float:
     return float(kendalltau(a, b).statistic)
 
 
-def run_profile(target: str, threads: int) -> None:
+def run_profile(target: str, networks: Sequence[tuple[str, Sizes]]) -> None:
     from vgcomp.cli.main import main
 
     budgets = ["--mem", "60%", "--mem", "30%"]
-    for name, sizes in PROFILED:
+    for name, sizes in networks:
         settings = [part for key, value in sizes.items() for part in ("--set", f"{key}={value}")]
         print(title(name, sizes), flush=True)
-        assert main(["profile", name, *settings, "--target", target, *budgets, "--threads", str(threads)]) == 0
+        assert main(["profile", name, *settings, "--target", target, *budgets]) == 0
 
 
-def run_measure(target: Target) -> dict[str, Any]:
+def run_measure(target: Target, rounds: int) -> dict[str, Any]:
     before = os.getloadavg()
-    cases = compare(list(programs(target)), target)
-    ranked = compare([(title(*RANKED), f"plan {i}", program) for i, program in enumerate(plans(target))], target)
+    cases = compare(list(programs(target)), target, rounds)
+    ranked = compare(
+        [(title(*RANKED), f"plan {i}", program) for i, program in enumerate(plans(target))], target, rounds
+    )
     measured = [case.measured for case in ranked]
     return {
         "date": datetime.date.today().isoformat(),
@@ -259,15 +267,17 @@ def _row(case: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("step", choices=("profile", "measure"))
-    parser.add_argument("--threads", type=int, default=2, help="of profiling; measuring takes the table's")
+    parser.add_argument("--target", default="cpu", help="cpu-1 is one thread, timed by its processor time")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of measuring")
+    parser.add_argument("--only", type=int, help="profile the last so many networks")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    target = load_target("cpu")
+    target = load_target(options.target)
     if options.step == "profile":
-        run_profile(target.name, options.threads)
+        run_profile(target.name, PROFILED[-(options.only or 0) :])
         return
-    result = run_measure(target)
-    stem = options.out / f"{result['date']}-cpu-latency"
+    result = run_measure(target, options.rounds)
+    stem = options.out / f"{result['date']}-{target.name}-latency"
     stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     RECORDED.write_text(json.dumps({key: result[key] for key in ("date", "table", "cases")}, indent=1) + "\n")
     text = markdown(result)

@@ -1,13 +1,19 @@
 """Table files: they read back, merge, and say what is wrong with them."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.cost_models.measured_support import metadata, silu, table
+from vgcomp import cost_models
+from vgcomp.cost_models import MeasuredModel
 from vgcomp.cost_models.calls import spell
 from vgcomp.cost_models.table import COLUMNS, Table, Timing, load_table, read_table, table_path
 from vgcomp.errors import UsageError
+from vgcomp.targets import load_target
+
+OWN = Path(cost_models.__file__).parent / "tables"
 
 
 @pytest.fixture
@@ -115,3 +121,12 @@ def test_no_table_says_how_to_make_one(tmp_path, monkeypatch):
     monkeypatch.setenv("VGCOMP_TABLES", str(tmp_path / "none"))
     with pytest.raises(UsageError, match="VGCOMP_TABLES"):
         load_table("cpu")
+
+
+@pytest.mark.parametrize("path", sorted(OWN.glob("*.csv")), ids=lambda path: path.stem)
+def test_our_own_tables_are_whole(path):
+    found = load_table(path.stem)
+    MeasuredModel(load_target(path.stem), found).check()
+    assert found.metadata.threads == load_target(path.stem).units
+    assert found.overhead.call_s > 0.0
+    assert path.read_text() == found.text()

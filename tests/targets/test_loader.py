@@ -10,7 +10,7 @@ from vgcomp.errors import Unavailable, UsageError
 from vgcomp.targets import Target, load_target, target_names
 from vgcomp.targets.loader import _OWN_DIR, ENV_DIRS
 
-OURS = ("a100", "a18", "a18pro", "cpu", "h200", "rtx3060", "rtx3090", "rtx4070", "rtx4090", "rtx5090")
+OURS = ("a100", "a18", "a18pro", "cpu", "cpu-1", "h200", "rtx3060", "rtx3090", "rtx4070", "rtx4090", "rtx5090")
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,12 @@ from pydantic import ValidationError
 
 from tests.cost_models.test_analytic import WORKS
 from vgcomp.cli.main import main
-from vgcomp.errors import UsageError
+from vgcomp.errors import InternalError, UsageError
 from vgcomp.simulate import op_works, simulate
 from vgcomp.targets import load_target
 from vgcomp.validate import Report, Row, validate
 from vgcomp.validate import providers as registry
+from vgcomp.validate.cpu import PATH, cpu_rows
 from vgcomp.validate.fit import PRIOR, device_seconds, fit, with_efficiency
 from vgcomp.validate.pipelines import RUNS, Run, Stage
 
@@ -125,7 +126,7 @@ def test_calibrated_targets_say_so():
 def test_only_the_wanted_target(few):
     assert [r.target for r in validate("a18pro").rows] == ["a18pro"]
     assert len(validate().rows) == 3
-    with pytest.raises(UsageError, match="no published figures for 'h200'; there are some for a100, a18pro"):
+    with pytest.raises(UsageError, match="no published figures for 'h200'; there are some for a100, a18pro, cpu-1"):
         validate("h200")
 
 
@@ -145,7 +146,7 @@ def test_the_command_prints_and_writes(few, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--target", "a101"], "unknown target 'a101' (did you mean a100?); there are some for a100, a18pro"),
+        (["--target", "a101"], "unknown target 'a101' (did you mean a100?); there are some for a100, a18pro, cpu-1"),
         (["--target", "rtx4090"], "no published figures for 'rtx4090'"),
         (["--report", "rows.txt"], "must end in .json"),
         (["--report", "{folder}"], "is a directory"),
@@ -159,3 +160,18 @@ def test_bad_input_is_one_line_and_code_2(few, tmp_path, capsys, arguments, mess
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_the_rows_of_a_cpu_are_those_that_the_benchmark_recorded():
+    rows = validate("cpu-1", providers=[cpu_rows]).rows
+    recorded = json.loads(PATH.read_text())["cases"]
+    assert [row.figure for row in rows] == [case["measured"] for case in recorded]
+    assert {(row.role, row.quantity, row.target) for row in rows} == {("held-out", "latency_s", "cpu-1")}
+    assert len({row.name.partition(",")[0] for row in rows}) >= 8
+    assert validate("a100", providers=[cpu_rows]).rows == ()
+
+
+def test_a_record_that_is_missing_is_our_bug(monkeypatch, tmp_path):
+    monkeypatch.setattr("vgcomp.validate.cpu.PATH", tmp_path / "none.json")
+    with pytest.raises(InternalError, match=r"none\.json"):
+        validate("cpu-1", providers=[cpu_rows])

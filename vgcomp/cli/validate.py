@@ -52,11 +52,13 @@ def _table(report: Report) -> Table:
 
 
 def _text(row: Row, value: float) -> str:
-    from vgcomp.units import format_bytes, format_count
+    from vgcomp.units import format_bytes, format_count, format_seconds
 
     if row.quantity == "peak_bytes":
         return format_bytes(value, binary=False)
-    return f"{value:.2f} s" if row.quantity == "latency_s" else f"{format_count(value)}FLOP"
+    if row.quantity == "flops":
+        return f"{format_count(value)}FLOP"
+    return f"{value:.2f} s" if value >= 0.1 else format_seconds(value)
 
 
 def _percent(row: Row) -> str:

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from vgcomp import ir
 from vgcomp.cost_models import AnalyticModel, OpWork, work_of
+from vgcomp.execution import Clock, issue
 from vgcomp.targets import Target
 from vgcomp.track import LiveTracker
 
@@ -21,17 +22,22 @@ _COPIES = (aten._to_copy.default, aten.contiguous.default, aten.copy_.default)
 
 
 class Meter(LiveTracker):
-    """A tracker of live storage that also sums each op's seconds on ``target`` under the analytic model.
+    """A tracker of live storage that also times the run on ``target`` under the analytic model.
 
     Run the network under ``torch.inference_mode()``: linear layers, attention and norms are then seen whole.
     """
 
     def __init__(self, inputs: Sequence[Tensor], target: Target) -> None:
         super().__init__(inputs)
-        self.seconds = 0.0
         self.ops = 0
         self._target = target
         self._model = AnalyticModel(target)
+        self._clock, self._issue = Clock(), issue(target, "eager")
+
+    @property
+    def seconds(self) -> float:
+        """From the first op to the end of the last, the device's waits for the host included."""
+        return self._clock.now
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -39,9 +45,11 @@ class Meter(LiveTracker):
         kwargs = kwargs or {}
         out = super().__torch_dispatch__(func, types, args, kwargs)
         work = _work(func, args, kwargs, out)
-        if work is not None:
+        if work is None:
+            self._clock.run([0.0], self._issue.view_s)
+        else:
             self.ops += 1
-            self.seconds += self._model.op_seconds(work, self._target).seconds
+            self._clock.run([self._model.op_seconds(work, self._target).seconds], self._issue.op_s)
         return out
 
 

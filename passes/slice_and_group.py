@@ -60,7 +60,7 @@ class SliceAndGroup:
             return PassResult(program, False, {}, (self._because(program.name, why),))
         slicer = Slicer(program, context.target, context.cost_model, context.progress)
         # The search for the smallest tries other budgets, and may find a plan that fits after all.
-        solution = within(slicer, context.memory) or slicer.smallest(ROUGH)
+        solution = within(slicer, context.memory) or slicer.smallest(ROUGH, beside(slicer))
         needs = device_memory(solution.program, context.target)
         if needs.total_bytes > context.memory:
             raise infeasible(program, solution, needs, context.memory)
@@ -76,7 +76,7 @@ def within(slicer: Slicer, memory: int) -> Solution | None:
     Fragmentation is known once there is a plan. Where it needs too much, the activations get half the excess less, as
     fragments shrink with what they lie between; in the last tries all of it. None where no plan was found.
     """
-    room = memory - slicer.program.weight_bytes() - fixed_bytes(slicer.target)
+    room = memory - beside(slicer)
     for tried in range(TRIES):
         solution = slicer.solve(room) if room > slicer.floor else None
         if solution is None:
@@ -86,6 +86,11 @@ def within(slicer: Slicer, memory: int) -> Solution | None:
             return solution
         room = min(room, solution.peak) - (excess // 2 if 2 * tried < TRIES else excess)
     return None
+
+
+def beside(slicer: Slicer) -> int:
+    """Bytes that the device must have beside activations, whatever the plan: weights and context."""
+    return slicer.program.weight_bytes() + fixed_bytes(slicer.target)
 
 
 def sliced_result(program: Program, slicer: Slicer, solution: Solution) -> PassResult:

@@ -43,6 +43,11 @@ class Temporaries:
     before: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
 
+    @property
+    def total(self) -> int:
+        """All of them together: they are alive at one time, beside the op's inputs and output."""
+        return sum(self.before) + sum(self.after)
+
 
 NONE = Temporaries()
 #: (arguments, output) -> what the op allocates besides the output.
@@ -53,6 +58,11 @@ def cuda_temporaries(op: Any, args: Sequence[Any], out: Any) -> Temporaries:
     """What ``op`` allocates on a CUDA device for these (fake) arguments beside its output."""
     rule = _RULES.get(op)
     return NONE if rule is None or not isinstance(out, Tensor) else rule(args, out)
+
+
+def has_temporaries(op: Any) -> bool:
+    """True for PyTorch's ops that may allocate something inside themselves."""
+    return op in _RULES
 
 
 def node_cuda_temporaries(node: fx.Node, merge: Any = None) -> Temporaries:
@@ -70,9 +80,8 @@ def node_cuda_temporaries(node: fx.Node, merge: Any = None) -> Temporaries:
 
 
 def node_cuda_bytes(node: fx.Node, merge: Any = None) -> int:
-    """All of them together: they are alive at one time, beside the op's inputs and output."""
-    inner = node_cuda_temporaries(node, merge)
-    return sum(inner.before) + sum(inner.after)
+    """Bytes of all of :func:`node_cuda_temporaries`."""
+    return node_cuda_temporaries(node, merge).total
 
 
 def _convolution(args: Sequence[Any], out: Tensor) -> Temporaries:

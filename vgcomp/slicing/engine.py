@@ -33,7 +33,7 @@ CHEAP = 1.03
 DEAR = 2.0
 DEAREST = 8.0
 #: The same, as a ratio, where a rough answer will do: what to tell who asked for far too little.
-ROUGH = 1.08
+ROUGH = 1.06
 #: How many times less than the unsliced program a plan may take, as far as anybody has seen.
 MOST_SAVED = 64
 #: Relative width at which the search for the smallest budget stops.
@@ -75,6 +75,8 @@ class Slicer:
         self._spaces: dict[tuple[int, int], PlanSpace] = {}
         self._nesters: dict[tuple[int, int], Nester] = {}
         self._bodies: dict[Hashable, Problem] = {}
+        #: By band: the largest budget for which no nested plan was found.
+        self._failed: dict[tuple[int, int], int] = {}
 
     @property
     def floor(self) -> int:
@@ -86,15 +88,23 @@ class Slicer:
 
         Regions are nested only where plans without that cost latency, or there are none.
         """
-        low, high = band or (int(budget * HEADROOM), budget)
-        plain = self._solution(fit(self._space(low, high), budget, self.live))
+        band = band or _band_of(budget)
+        plain = self._flat(budget, band)
         if plain is not None and plain.seconds <= CHEAP * self._unsliced_seconds:
             return plain
-        nester = self._nester(low, high)
+        if budget <= self._failed.get(band, 0):
+            return plain
+        nester = self._nester(band)
         nester.explore(budget, self.live)
         nested = self._solution(fit(nester.space, budget, self.live))
+        if nested is None:
+            self._failed[band] = max(budget, self._failed.get(band, 0))
         found = [solution for solution in (plain, nested) if solution is not None]
         return min(found, key=lambda solution: solution.seconds, default=None)
+
+    def _flat(self, budget: int, band: tuple[int, int]) -> Solution | None:
+        """The same without nested regions."""
+        return self._solution(fit(self._space(band), budget, self.live))
 
     def live(self, graph: fx.Graph) -> list[int]:
         """Activation bytes alive at each node of a graph for this program."""
@@ -110,18 +120,35 @@ class Slicer:
         program = self.program.with_graph(fitted.graph)
         return Solution(program, fitted.peak, self.seconds(fitted.graph), fitted.plan)
 
-    def smallest(self, within: float = 1.0 + TOLERANCE) -> Solution:
+    def smallest(self, within: float = 1.0 + TOLERANCE, beside: int = 0) -> Solution:
         """The plan of least memory: budgets bisected by ratio, each with the few edges that matter to it alone.
 
-        ``within``: ratio of the result to a budget for which no plan was found. Searches are not exhaustive at any
-        budget, so that a plan of a little less may exist.
+        Plain plans first, soon found or soon known not to be; regions are nested only for less than those need.
+        ``within``: ratio of the result to a budget for which no plan was found, both with the bytes ``beside`` them
+        that every plan takes. Searches are not exhaustive at any budget, so that a plan of a little less may exist.
         """
-        best = self._unsliced_solution()
-        low, high = max(self.floor, best.peak // MOST_SAVED, 1), best.peak
-        while high > low * within:
-            middle = int((low * high) ** 0.5)
+        unsliced = self._unsliced_solution()
+        least = max(self.floor, unsliced.peak // MOST_SAVED, 1)
+
+        def near(low: int, high: int) -> bool:
+            return high - low <= 1 or high + beside <= (low + beside) * within
+
+        flat = self._least(unsliced, least, near, lambda budget: self._flat(budget, _band_of(budget)))
+        return self._least(flat, least, near, self.solve)
+
+    def _least(
+        self,
+        best: Solution,
+        low: int,
+        near: Callable[[int, int], bool],
+        solve: Callable[[int], Solution | None],
+    ) -> Solution:
+        """The smallest between a budget that is too little and a plan that there is."""
+        high = best.peak
+        while not near(low, high):
+            middle = max(low + 1, int((low * high) ** 0.5))
             self.progress(f"smallest budget, {middle >> 20} MiB", 0.5)
-            found = self.solve(middle)
+            found = solve(middle)
             if found is None:
                 low = middle
             else:
@@ -191,20 +218,23 @@ class Slicer:
         seconds = self._unsliced_seconds
         return Solution(self.program, self.unsliced, seconds, Plan((), self.unsliced, seconds))
 
-    def _space(self, low: int, high: int) -> PlanSpace:
-        key = (low, high)
-        if key not in self._spaces:
+    def _space(self, band: tuple[int, int]) -> PlanSpace:
+        if band not in self._spaces:
             self._spaces.clear()  # one band at a time: a space holds a million edges
-            self._spaces[key] = plan_space(self.problem, low, high)
-        return self._spaces[key]
+            self._spaces[band] = plan_space(self.problem, *band)
+        return self._spaces[band]
 
-    def _nester(self, low: int, high: int) -> Nester:
-        key = (low, high)
-        if key not in self._nesters:
+    def _nester(self, band: tuple[int, int]) -> Nester:
+        if band not in self._nesters:
             self._nesters.clear()
-            space = plan_space(self.problem, low, high, HOPE)
-            self._nesters[key] = Nester(space, self.target, self.cost_model, self.workspace, self._bodies)
-        return self._nesters[key]
+            space = plan_space(self.problem, *band, HOPE)
+            self._nesters[band] = Nester(space, self.target, self.cost_model, self.workspace, self._bodies)
+        return self._nesters[band]
+
+
+def _band_of(budget: int) -> tuple[int, int]:
+    """The budgets that are thought of in planning for one alone."""
+    return int(budget * HEADROOM), budget
 
 
 def pareto(found: list[Solution]) -> list[Solution]:

@@ -24,6 +24,7 @@ from vgcomp import ir
 from vgcomp.axes import Whole, Window, is_summed
 from vgcomp.inplace import can_write
 from vgcomp.ir import Axis, own
+from vgcomp.slicing.inner import slice_inner
 from vgcomp.slicing.placing import grown, placed
 from vgcomp.slicing.problem import Floats, Problem
 from vgcomp.slicing.regions import CARRY, RECOMPUTE, Grow, Into, Region
@@ -276,8 +277,9 @@ class Growth:
         buffer = problem.buffer[node]
         fractions = self.tables.fractions(axis.extent, wanted.halo, wanted.lead)
         size = fractions * self.problem.size[node]
-        if problem.inner[i]:
-            self._add_live(i, i, fractions * problem.inner[i])
+        always, scaled = slice_inner(problem, i, axis)
+        if always or scaled:
+            self._add_live(i, i, always + fractions * scaled)
         if is_summed(node, axis):
             size = np.full_like(size, self.problem.size[node])
             self.base += self.problem.size[node]  # beside the step's value and the old one there is the merged one

@@ -56,10 +56,14 @@ class Problem:
     alike: list[int]
     #: Bytes that each op holds inside itself while it runs.
     inner: list[int]
+    #: Which kind of bytes those are.
+    workspace: Workspace
     #: What growths through the problem found, see :mod:`vgcomp.slicing.memo`.
     memo: Memo | None = None
     #: Where the slices of a value lie in memory, by value and axis.
     places: dict[tuple[fx.Node, Axis], tuple[Any, ...] | None] = field(default_factory=dict)
+    #: What ops hold inside themselves on slices, by op and axis (:mod:`vgcomp.slicing.inner`).
+    inner_slices: dict[tuple[int, Axis], tuple[float, float]] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -100,7 +104,7 @@ def make_problem(
     inner = [inner_bytes(workspace, n, how="reuse" if "reuse" in n.meta else "new") for n in nodes]
     return Problem(
         graph, nodes, index, AxisMap(), target, cost_model, liveness.buffer_of, first, last, works, seconds,
-        plain, crossing, views, {n: ir.nbytes(ir.val(n)) for n in every if n.op != "output"}, alike, inner,
+        plain, crossing, views, {n: ir.nbytes(ir.val(n)) for n in every if n.op != "output"}, alike, inner, workspace,
     )  # fmt: skip
 
 

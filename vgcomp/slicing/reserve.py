@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vgcomp.slicing.problem import Floats, Ints
+from vgcomp.slicing.problem import Bools, Floats, Ints
 
 if TYPE_CHECKING:
     from vgcomp.slicing.plan import PlanSpace
@@ -30,9 +30,12 @@ class Step:
 
 
 class Reservations:
-    """The cheapest reservations of ``extra`` bytes for ``buffers`` (by id) at every boundary."""
+    """The cheapest reservations of ``extra`` bytes for ``buffers`` (by id) at every boundary.
 
-    def __init__(self, space: PlanSpace, budget: int, extra: int, buffers: list[int]) -> None:
+    ``useful``: the edges to be looked at.
+    """
+
+    def __init__(self, space: PlanSpace, budget: int, extra: int, buffers: list[int], useful: Bools) -> None:
         problem = space.problem
         self.extra, self.buffers = extra, buffers
         self.number = {buffer: k for k, buffer in enumerate(buffers)}
@@ -45,11 +48,11 @@ class Reservations:
         self._room = (problem.plain_peak + extra <= budget).tolist()
         self._plain = problem.seconds.tolist()
         self._held = np.zeros(problem.n + 1, dtype=bool)
-        self._take_edges(space, budget)
+        self._take_edges(space, useful & (space.peak + extra <= budget))
 
-    def _take_edges(self, space: PlanSpace, budget: int) -> None:
+    def _take_edges(self, space: PlanSpace, fits: Bools) -> None:
         """For each end, start and placement of results, the cheapest edge that leaves room."""
-        rows = space.by_seconds[(space.peak + self.extra <= budget)[space.by_seconds]]
+        rows = space.by_seconds[fits[space.by_seconds]]
         kinds, cheapest = np.unique(space.kind[rows], return_index=True)
         order = np.argsort(space.end[rows[cheapest]], kind="stable")
         self._rows = rows[cheapest][order]

@@ -5,16 +5,22 @@ one fact: a certain live buffer was allocated with ``extra`` bytes to spare, bec
 result over it (:class:`~vgcomp.slicing.regions.Grow`). From where the buffer is born to where it grows, every edge
 costs ``extra`` more bytes; a region that works in place hands the reservation on to its result. The decoder of a
 video network ends so: the frames at half resolution lie in the buffer that the full resolution will fill.
+
+Reservations are dear to follow and seldom on the best path. So two cheap passes come first, one without them and one in
+which results grow as though room were always there: costs between which the best plan's lies. Only edges that could be
+on a path better than the first are looked at with reservations, most often none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vgcomp.slicing.choices import Choice, Plan
+from vgcomp.slicing.problem import Bools, Floats, Ints
 from vgcomp.slicing.regions import GROW, Grow
 from vgcomp.slicing.reserve import Reservations
 
@@ -23,6 +29,9 @@ if TYPE_CHECKING:
 
 #: (extra bytes, buffer by id).
 _Key = tuple[int, int]
+
+#: Relative difference of two sums of seconds that is rounding.
+_SAME = 1e-12
 
 
 def shortest(space: PlanSpace, budget: int) -> Plan | None:
@@ -40,20 +49,20 @@ class _Search:
         self.via = np.full(n + 1, -1, dtype=np.int64)
         self.ended: dict[int, _Key] = {}
         self.modes = space.which[:, 1]
-        fits = (space.peak <= budget) & (self.modes != GROW)
-        self.seconds = np.where(fits, space.seconds, np.inf)
-        self.grows = self._growing_edges()
+        self.plain = np.where(self.problem.plain_peak <= budget, self.problem.seconds, np.inf).tolist()
+        fits = space.peak <= budget
+        self.seconds = np.where(fits & (self.modes != GROW), space.seconds, np.inf)
+        useful = _useful(self, np.where(fits, space.seconds, np.inf)) if (fits & (self.modes == GROW)).any() else fits
+        self.grows = self._growing_edges(useful)
         #: By extra bytes: the buffers that are worth reserving with as much to spare.
         wanted = self._wanted_reservations()
         ordered = {extra: [b for b in space.sizes if b in buffers] for extra, buffers in sorted(wanted.items())}
-        self.reserved = {extra: Reservations(space, budget, extra, buffers) for extra, buffers in ordered.items()}
+        self.reserved = {extra: Reservations(space, budget, extra, bs, useful) for extra, bs in ordered.items()}
 
     def run(self) -> Plan | None:
-        plain, fine = self.problem.seconds, self.problem.plain_peak <= self.budget
-        span, first = self.space.span, self.space.first
+        span, first = self.space.span.tolist(), self.space.first
         for j in range(1, self.problem.n + 1):
-            if fine[j - 1]:
-                self.cost[j] = self.cost[j - 1] + plain[j - 1]
+            self.cost[j] = self.cost[j - 1] + self.plain[j - 1]
             lo, hi = span[j], span[j + 1]
             if lo < hi:
                 through = self.cost[first[lo:hi]] + self.seconds[lo:hi]
@@ -67,10 +76,10 @@ class _Search:
 
     # -- reservations
 
-    def _growing_edges(self) -> dict[int, list[tuple[int, Grow]]]:
+    def _growing_edges(self, useful: Bools) -> dict[int, list[tuple[int, Grow]]]:
         """Edges that grow, by their end."""
         found: dict[int, list[tuple[int, Grow]]] = {}
-        for row in np.nonzero((self.modes == GROW) & (self.space.peak <= self.budget))[0].tolist():
+        for row in np.nonzero((self.modes == GROW) & useful)[0].tolist():
             candidates = self.space.candidates[self.space.which[row, 0]]
             grow = candidates.grows[self.space.start[row]]
             assert grow is not None
@@ -124,3 +133,33 @@ class _Search:
             key = before if key is not None else (self.ended[j] if choice.grow else None)
             j = choice.first
         return Plan(tuple(reversed(choices)), peak, float(self.cost[-1]))
+
+
+def _useful(search: _Search, seconds: Floats) -> Bools:
+    """Edges that may be on a path better than the best without reservations; ``seconds``: of each edge that fits."""
+    space, n = search.space, search.problem.n
+    span, first = space.span.tolist(), space.first
+    without = _forward(search.plain, span, first, search.seconds)[n]
+    least = _forward(search.plain, span, first, seconds)
+    rest = np.full(n + 1, np.inf)
+    rest[n] = 0.0
+    for j in range(n, 0, -1):
+        rest[j - 1] = min(rest[j - 1], rest[j] + search.plain[j - 1])
+        lo, hi = span[j], span[j + 1]
+        if lo < hi and np.isfinite(rest[j]):
+            np.minimum.at(rest, first[lo:hi], seconds[lo:hi] + rest[j])
+    through = least[first] + seconds + rest[space.end]
+    return np.asarray(through < without * (1.0 - _SAME))
+
+
+def _forward(plain: Sequence[float], span: Sequence[int], first: Ints, seconds: Floats) -> Floats:
+    """The least cost of each boundary, by unsliced ops and edges of these seconds."""
+    cost = np.full(len(plain) + 1, np.inf)
+    cost[0] = 0.0
+    for j in range(1, len(cost)):
+        best = cost[j - 1] + plain[j - 1]
+        lo, hi = span[j], span[j + 1]
+        if lo < hi:
+            best = min(best, (cost[first[lo:hi]] + seconds[lo:hi]).min())
+        cost[j] = best
+    return cost

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from vgcomp.slicing.inner import comes_scattered
 from vgcomp.slicing.problem import Problem
 
 #: (how far after the op, where in the op that is there); an operand's position, -1 for an op's own value.
@@ -92,7 +93,7 @@ def _form(problem: Problem, x: fx.Node) -> Hashable:
     if not isinstance(value, torch.Tensor):
         return None
     storage = None if buffer is None else (buffer.kind, buffer.size)
-    return (x.op, value.shape, value.stride(), value.dtype, value.storage_offset(), storage)
+    return (comes_scattered(x), x.op, value.shape, value.stride(), value.dtype, value.storage_offset(), storage)
 
 
 def _frozen(arg: Any) -> Hashable:

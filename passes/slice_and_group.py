@@ -30,7 +30,7 @@ from vgcomp.passes.base import PassContext, PassResult
 from vgcomp.program import Program
 from vgcomp.result import Equivalence, Explanation
 from vgcomp.simulate import workspace_of
-from vgcomp.slicing.engine import ROUGH, Slicer, Solution
+from vgcomp.slicing.engine import ROUGH, Slicer, Solution, band_of
 from vgcomp.slicing.explain import explain_regions
 from vgcomp.units import format_bytes
 
@@ -77,8 +77,11 @@ def within(slicer: Slicer, memory: int) -> Solution | None:
     fragments shrink with what they lie between; in the last tries all of it. None where no plan was found.
     """
     room = memory - beside(slicer)
+    band = band_of(room)
     for tried in range(TRIES):
-        solution = slicer.solve(room) if room > slicer.floor else None
+        if room < band[0]:
+            band = band_of(room)
+        solution = slicer.solve(room, band) if room > slicer.floor else None
         if solution is None:
             return None
         excess = device_memory(solution.program, slicer.target).total_bytes - memory

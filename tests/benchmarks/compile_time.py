@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vgcomp.cost_models.analytic import AnalyticModel
+from vgcomp.device_memory import fixed_bytes
 from vgcomp.models import build
 from vgcomp.simulate import simulate
 from vgcomp.targets import load_target
@@ -57,7 +58,7 @@ def measure(depth: int) -> Row:
     settings = {**SIZE, "layers": LAYERS * depth}
     target = load_target("a100")
     plain = simulate(build(NETWORK, **settings), target, AnalyticModel(target))
-    budget = plain.weight_bytes + int(SHARE * plain.peak_activation_bytes)
+    budget = plain.weight_bytes + fixed_bytes(target) + int(SHARE * plain.peak_activation_bytes)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "vgcomp", "optimize", NETWORK, "--target", "a100", "--mem", str(budget)]

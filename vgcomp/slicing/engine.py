@@ -88,7 +88,7 @@ class Slicer:
 
         Regions are nested only where plans without that cost latency, or there are none.
         """
-        band = band or _band_of(budget)
+        band = band or band_of(budget)
         plain = self._flat(budget, band)
         if plain is not None and plain.seconds <= CHEAP * self._unsliced_seconds:
             return plain
@@ -133,7 +133,7 @@ class Slicer:
         def near(low: int, high: int) -> bool:
             return high - low <= 1 or high + beside <= (low + beside) * within
 
-        flat = self._least(unsliced, least, near, lambda budget: self._flat(budget, _band_of(budget)))
+        flat = self._least(unsliced, least, near, lambda budget: self._flat(budget, band_of(budget)))
         return self._least(flat, least, near, self.solve)
 
     def _least(
@@ -232,8 +232,8 @@ class Slicer:
         return self._nesters[band]
 
 
-def _band_of(budget: int) -> tuple[int, int]:
-    """The budgets that are thought of in planning for one alone."""
+def band_of(budget: int) -> tuple[int, int]:
+    """The budgets that are thought of in planning for one alone, or for one a little less."""
     return int(budget * HEADROOM), budget
 
 

@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vgcomp.cost_models.base import Overhead
 from vgcomp.cost_models.calls import Call
 from vgcomp.errors import UsageError
+from vgcomp.fields import first_problem
 
 SCHEMA = "vgcomp.table/1"
 COLUMNS = ("op", "arguments", "result", "seconds", "spread", "repeats")
@@ -173,10 +174,7 @@ def _metadata(path: Path, head: str) -> Metadata:
     try:
         metadata = Metadata.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        what = "is missing" if first["type"] == "missing" else f"is {first['input']!r}: {first['msg'].lower()}"
-        raise UsageError(f"{path}: field {field!r} {what}") from None
+        raise UsageError(f"{path}: {first_problem(error)}") from None
     known = {field.name for field in fields(Overhead)}
     for name, value in metadata.overhead.items():
         if name not in known:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from vgcomp.errors import Unavailable, UsageError
+from vgcomp.fields import first_problem
 from vgcomp.targets.target import Target
 from vgcomp.units import parse_bytes
 
@@ -96,7 +97,7 @@ def _read_cached(path: Path, _mtime_ns: int, _size: int) -> Target:
     try:
         return Target.model_validate(fields)
     except ValidationError as error:
-        raise UsageError(f"target file {path}: {_first_problem(error)}") from None
+        raise UsageError(f"target file {path}: {first_problem(error, Target.model_fields)}") from None
 
 
 def _size_field(path: Path, key: str, text: str) -> int:
@@ -104,16 +105,3 @@ def _size_field(path: Path, key: str, text: str) -> int:
         return parse_bytes(text)
     except UsageError as error:
         raise UsageError(f"target file {path}: field {key!r}: {error}") from None
-
-
-def _first_problem(error: ValidationError) -> str:
-    problems = error.errors()
-    first = problems[0]
-    field = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "missing":
-        message = f"field {field!r} is missing"
-    elif first["type"] == "extra_forbidden":
-        message = f"field {field!r} is unknown; the fields are {', '.join(Target.model_fields)}"
-    else:
-        message = f"field {field!r} is {first['input']!r}: {first['msg'].lower()}"
-    return message if len(problems) == 1 else f"{message} (and {len(problems) - 1} more)"

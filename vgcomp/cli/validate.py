@@ -22,17 +22,22 @@ def validate(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Write the rows as FILE.json too.")
     ] = None,
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option("--measured", metavar="FILE", help="Show a GPU's record (gpu_validate) instead; repeatable."),
+    ] = None,
 ) -> None:
     """Predict published figures and show the errors: fitted ones, left out of the fit, and held out."""
     from vgcomp.files import atomic_write
     from vgcomp.validate import check_report_path, check_target
     from vgcomp.validate import validate as collect
 
-    check_target(target)
+    if not measured:
+        check_target(target)
     if report is not None:
         check_report_path(report)
     with progress() as tell:
-        found = collect(target, progress=tell)
+        found = collect(target, progress=tell, measured=measured or ())
     say(_table(found), *_means(found))
     if report is not None:
         atomic_write(report, found.model_dump_json(by_alias=True, indent=2) + "\n")

@@ -17,15 +17,21 @@ def validate(
     *,
     progress: Callable[[str, float], None] | None = None,
     providers: Sequence[Provider] | None = None,
+    measured: Sequence[Path] = (),
 ) -> Report:
     """Predictions beside every published figure of ``target``, or of all devices.
 
-    Raises UsageError for a target that has no figures.
+    ``measured``: records of ``tests/benchmarks/gpu_validate.py``; with them, theirs are the only rows.
+    Raises UsageError for a target that has no figures, and for a record that is none.
     """
+    from vgcomp.validate.gpu import load_record, record_rows
     from vgcomp.validate.providers import PROVIDERS
 
-    check_target(target)
     context = Context(target, progress) if progress is not None else Context(target)
+    if measured:
+        records = [load_record(path) for path in measured]
+        return Report(rows=tuple(row for record in records for row in record_rows(record, context)))
+    check_target(target)
     rows = [row for provider in (PROVIDERS if providers is None else providers) for row in provider(context)]
     return Report(rows=tuple(rows))
 

@@ -17,8 +17,8 @@ from vgcomp.cuda_temporaries import cuda_temporaries, has_temporaries
 from vgcomp.ir import Axis
 from vgcomp.slicing.problem import Problem
 
-#: The shortest axis of which a half and a quarter differ.
-_LARGE = 4
+#: The shortest axis that has two short slices of different lengths.
+_LEAST = 4
 
 
 def slice_inner(problem: Problem, i: int, axis: Axis) -> tuple[float, float]:
@@ -43,11 +43,13 @@ def comes_scattered(x: fx.Node) -> bool:
 
 def _slice_inner(problem: Problem, i: int, axis: Axis) -> tuple[float, float]:
     node, whole = problem.nodes[i], problem.inner[i]
-    if problem.workspace != "cuda" or not has_temporaries(node.target) or axis.extent < _LARGE:
+    if problem.workspace != "cuda" or not has_temporaries(node.target) or axis.extent < _LEAST:
         return 0.0, float(whole)
-    large, small = (_inner_of(problem, node, axis, axis.extent // k) for k in (2, 4))
-    slope = (large - small) / (axis.extent // 2 - axis.extent // 4)
-    return max(0.0, large - slope * (axis.extent // 2)), slope * axis.extent
+    # Two short slices: kernels of very large ones are others, and hold less.
+    longer, shorter = max(2, axis.extent // 8), max(1, axis.extent // 16)
+    large, small = (_inner_of(problem, node, axis, length) for length in (longer, shorter))
+    slope = (large - small) / (longer - shorter)
+    return max(0.0, large - slope * longer), slope * axis.extent
 
 
 def _inner_of(problem: Problem, node: fx.Node, axis: Axis, length: int) -> int:

@@ -8,7 +8,7 @@ it may be off is taken from the rows that a part of the model did not see, an op
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from vgcomp.cost_models.analytic import AnalyticModel
 from vgcomp.cost_models.base import OpWork
 from vgcomp.cost_models.boosting import Boosted, Floats, Options, fit_bagged
+from vgcomp.cost_models.cpu_kernels import cpu_convolution
 from vgcomp.targets.target import Target
 
 _KINDS = ("conv", "matmul", "attention", "norm", "pointwise", "copy", "reduce", "other")
@@ -36,21 +37,25 @@ _DIMS = 5
 
 @dataclass(frozen=True)
 class Correction:
-    """The fitted correction."""
+    """The fitted correction.
 
-    #: Ops by name, with (least, greatest) of log bytes and log FLOPs measured.
-    ranges: dict[Any, tuple[float, float, float, float]]
-    codes: dict[Any, int]
+    Ops go by :func:`_name`: an op with two kernels is two.
+    """
+
+    #: By name: (least, greatest) of log bytes and log FLOPs measured.
+    ranges: dict[Hashable, tuple[float, float, float, float]]
+    codes: dict[Hashable, int]
     center: Floats
     scale: Floats
     linear: Floats
     trees: Boosted
-    #: Standard deviation of the logarithm, by op.
-    spreads: dict[Any, float]
+    #: Standard deviation of the logarithm, by name.
+    spreads: dict[Hashable, float]
+    threads: int
 
     def covers(self, work: OpWork) -> bool:
         """True for an op that was measured often enough, at sizes that are not far from this one's."""
-        found = self.ranges.get(work.target)
+        found = self.ranges.get(_name(work, self.threads))
         if found is None:
             return False
         reach = math.log(_REACH)
@@ -59,8 +64,12 @@ class Correction:
 
     def factors(self, works: Sequence[OpWork], model: AnalyticModel, target: Target) -> Floats:
         """Measured over analytic seconds, for works whose ops were measured."""
-        x = np.array([describe(work, model, target, self.codes) for work in works])
+        x = np.array([describe(work, model, target, self.codes[_name(work, self.threads)]) for work in works])
         return np.exp(self._linear(x) + self.trees.predict(x))
+
+    def spread(self, work: OpWork) -> float:
+        """By how much a corrected figure may be off, as a standard deviation of its logarithm."""
+        return self.spreads[_name(work, self.threads)]
 
     def _linear(self, x: Floats) -> Floats:
         found: Floats = _design(x, self.center, self.scale, len(self.codes)) @ self.linear
@@ -69,8 +78,9 @@ class Correction:
 
 def fit(works: Sequence[OpWork], seconds: Sequence[float], model: AnalyticModel, target: Target) -> Correction:
     """The correction that suits measured works (no views among them) best."""
-    codes = {op: i for i, op in enumerate(dict.fromkeys(work.target for work in works))}
-    x = np.array([describe(work, model, target, codes) for work in works])
+    names = [_name(work, target.units) for work in works]
+    codes = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    x = np.array([describe(work, model, target, codes[name]) for work, name in zip(works, names, strict=True)])
     analytic = np.array([model.op_seconds(work, target).seconds for work in works])
     y = np.log(np.array(seconds) / analytic)
     center, scale = x.mean(axis=0), x.std(axis=0) + 1e-9
@@ -79,14 +89,19 @@ def fit(works: Sequence[OpWork], seconds: Sequence[float], model: AnalyticModel,
     rest = y - design @ linear
     trees, unseen = fit_bagged(x, rest, Options())
     errors = np.where(np.isnan(unseen), 0.0, rest - unseen)
-    names = [work.target for work in works]
-    return Correction(_ranges(works), codes, center, scale, linear, trees, _spreads(names, errors))
+    spreads = _spreads(names, errors)
+    return Correction(_ranges(names, works), codes, center, scale, linear, trees, spreads, target.units)
 
 
-def _ranges(works: Sequence[OpWork]) -> dict[Any, tuple[float, float, float, float]]:
-    grouped: dict[Any, list[tuple[float, float]]] = {}
-    for work in works:
-        grouped.setdefault(work.target, []).append((_log(work.bytes_moved), _log(work.flops)))
+def _name(work: OpWork, threads: int) -> Hashable:
+    """The op, and which of the library's kernels for it runs where that is known: each has a speed of its own."""
+    return work.target, cpu_convolution(work, threads)
+
+
+def _ranges(names: Sequence[Hashable], works: Sequence[OpWork]) -> dict[Hashable, tuple[float, float, float, float]]:
+    grouped: dict[Hashable, list[tuple[float, float]]] = {}
+    for name, work in zip(names, works, strict=True):
+        grouped.setdefault(name, []).append((_log(work.bytes_moved), _log(work.flops)))
     return {
         op: (min(b for b, _ in sizes), max(b for b, _ in sizes), min(f for _, f in sizes), max(f for _, f in sizes))
         for op, sizes in grouped.items()
@@ -94,8 +109,8 @@ def _ranges(works: Sequence[OpWork]) -> dict[Any, tuple[float, float, float, flo
     }
 
 
-def _spreads(names: Sequence[Any], errors: Floats) -> dict[Any, float]:
-    grouped: dict[Any, list[float]] = {}
+def _spreads(names: Sequence[Hashable], errors: Floats) -> dict[Hashable, float]:
+    grouped: dict[Hashable, list[float]] = {}
     for name, error in zip(names, errors.tolist(), strict=True):
         grouped.setdefault(name, []).append(error)
     return {name: math.sqrt(sum(e * e for e in found) / len(found)) for name, found in grouped.items()}
@@ -108,13 +123,13 @@ def _design(x: Floats, center: Floats, scale: Floats, ops: int) -> Floats:
     return np.concatenate((op, sizes, op * sizes[:, :1]), axis=1)
 
 
-def describe(work: OpWork, model: AnalyticModel, target: Target, codes: dict[Any, int]) -> list[float]:
-    """The features of an op: its name's number first, the analytic seconds second."""
+def describe(work: OpWork, model: AnalyticModel, target: Target, code: int) -> list[float]:
+    """The features of an op: its name's number ``code`` first, the analytic seconds second."""
     curve = model.curve(work, target)
     elements = max(1, work.out_elements)
     shared = work.shared_bytes / max(1.0, work.bytes_moved)
     return [
-        float(codes[work.target]),
+        float(code),
         math.log(curve.seconds()),
         _KINDS.index(work.kind),
         _FORMS.index(work.form),

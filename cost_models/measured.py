@@ -94,7 +94,7 @@ class MeasuredModel:
             return self._view(work)
         if self.correction is None or not self.correction.covers(work):
             return replace(analytic, seconds=analytic.seconds + call_s, device_s=None)
-        seconds, spread = self._corrected(work), self.correction.spreads[work.target]
+        seconds, spread = self._corrected(work), self.correction.spread(work)
         return Cost(seconds + call_s, analytic.bound, f"interpolated:{self.target.name}", spread=spread)
 
     def _corrected(self, work: OpWork) -> float:

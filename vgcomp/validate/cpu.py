@@ -1,6 +1,7 @@
 """Latencies of small networks on a CPU, measured by ``tests/benchmarks/cpu_latency.py``, from ops of other networks.
 
-The figures and the predictions are those that the benchmark recorded together, with the table of that day.
+The figures and the predictions are those that the benchmark recorded together, with the table of that day: scaled by
+how much longer the table's own ops took when the networks were timed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ def cpu_rows(context: Context) -> Iterator[Row]:
         return
     recorded = _recorded()
     table = recorded["table"]
-    source = f"measured here, {table['device']}, {table['threads']} threads, {recorded['date']}"
+    source = (
+        f"measured here, {table['device']}, {table['threads']} threads, {recorded['date']}; ops of the table took "
+        f"{recorded['drift']:.2f} times as long that day"
+    )
     for case in recorded["cases"]:
         yield Row(
             name=f"{case['name']}, {case['form']}",

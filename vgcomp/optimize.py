@@ -14,6 +14,7 @@ from vgcomp.crosscheck import Checked, crosscheck
 from vgcomp.device_memory import DeviceMemory, device_memory, fixed_bytes
 from vgcomp.errors import Infeasible
 from vgcomp.lower_bound import lower_bound_bytes
+from vgcomp.memory import peak_activation_bytes
 from vgcomp.passes.base import Pass, PassContext, no_progress
 from vgcomp.passes.pipeline import PipelineResult, run_pipeline
 from vgcomp.passes.registry import build_pipeline
@@ -157,7 +158,7 @@ def _pass_report(record: PassRecord) -> PassReport:
 def _point(solution: Solution, memory: DeviceMemory) -> FrontPoint:
     return FrontPoint(
         peak_bytes=memory.total_bytes,
-        peak_activation_bytes=solution.peak,
+        peak_activation_bytes=peak_activation_bytes(solution.program),  # the plan's own peak has workspaces in it
         latency_s=solution.seconds,
     )
 

@@ -52,14 +52,14 @@ class PlanSpace:
         #: Edges of one kind begin, end and place their results alike; those that grow have none.
         kinds, self.kind = _kinds(self.candidates, self.which, self.start)
         self.n_kinds = len(kinds)
-        #: By the id of a result's buffer: kinds that make it, and (source, kind) where it is taken over.
-        self.kinds_of_fresh: dict[int, list[int]] = {}
-        self.kinds_of_taken: dict[int, list[tuple[int, int]]] = {}
-        for (_, _, placement), number in kinds.items():
-            for buffer in placement.fresh:
-                self.kinds_of_fresh.setdefault(buffer, []).append(number)
-            for source, result in placement.taken:
-                self.kinds_of_taken.setdefault(result, []).append((source, number))
+        #: Buffers (by id) that edges of a kind make: rows of (kind, buffer); and take over: (kind, source, result).
+        self.makes = _table([(number, b) for (_, _, placement), number in kinds.items() for b in placement.fresh], 2)
+        pairs = [(number, *pair) for (_, _, placement), number in kinds.items() for pair in placement.taken]
+        self.takes = _table(pairs, 3)
+        #: By the id of a result's buffer: the buffers that it may be taken over from.
+        self.sources: dict[int, set[int]] = {}
+        for _, source, result in pairs:
+            self.sources.setdefault(result, set()).add(source)
         settled = np.nonzero(self.which[:, 1] != GROW)[0]
         #: The edges that do not grow, fastest first.
         self.by_seconds = settled[np.argsort(self.seconds[settled], kind="stable")]
@@ -101,6 +101,10 @@ class PlanSpace:
         ratio = max(1.0, (actual - outside) / max(1.0, predicted - outside))
         self.peak[lo:hi] = np.where(kin, outside + inside * ratio, self.peak[lo:hi])
         self.peak[choice.edge] = actual
+
+
+def _table(rows: Sequence[tuple[int, ...]], width: int) -> Ints:
+    return np.array(rows, dtype=np.int64).reshape(-1, width)
 
 
 def _kinds(

@@ -61,20 +61,20 @@ class Reservations:
         at[kinds[order]] = np.arange(len(order))
         n = space.problem.n
         self._span = np.searchsorted(space.end[self._rows], np.arange(n + 2)).tolist()
-        begun = [(kind, NONE, k) for k, b in enumerate(self.buffers) for kind in space.kinds_of_fresh.get(b, ())]
+        number = self.number
+        makes, takes = space.makes[at[space.makes[:, 0]] != NONE], space.takes[at[space.takes[:, 0]] != NONE]
+        begun = [(int(at[kind]), NONE, number[b]) for kind, b in makes.tolist() if b in number]
         moved = [
-            (kind, self.number.get(source, NONE), k)
-            for k, b in enumerate(self.buffers)
-            for source, kind in space.kinds_of_taken.get(b, ())
+            (int(at[kind]), number.get(source, NONE), number[result])
+            for kind, source, result in takes.tolist()
+            if result in number
         ]
         #: (edge, buffer before, buffer after) where an edge makes a buffer or hands one on, by edge.
-        self._begun, self._begun_span = self._by_edge(begun, at, n)
-        self._moved, self._moved_span = self._by_edge(moved, at, n)
+        self._begun, self._begun_span = self._by_edge(begun)
+        self._moved, self._moved_span = self._by_edge(moved)
 
-    def _by_edge(self, found: list[tuple[int, int, int]], at: Ints, n: int) -> tuple[Ints, list[int]]:
+    def _by_edge(self, found: list[tuple[int, int, int]]) -> tuple[Ints, list[int]]:
         table = np.array(found, dtype=np.int64).reshape(-1, 3)
-        table[:, 0] = at[table[:, 0]]
-        table = table[table[:, 0] != NONE]
         table = table[np.argsort(table[:, 0], kind="stable")]
         return table, np.searchsorted(table[:, 0], self._span).tolist()
 

@@ -95,7 +95,7 @@ class _Search:
         for buffers in found.values():
             stack = list(buffers)
             while stack:
-                before = {source for source, _ in self.space.kinds_of_taken.get(stack.pop(), ())} - buffers
+                before = self.space.sources.get(stack.pop(), set()) - buffers
                 buffers |= before
                 stack.extend(before)
         return found

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from vgcomp import __version__
+from vgcomp.cli.artifact import bench, run_artifact
 from vgcomp.cli.explain import explain
 from vgcomp.cli.guard import guarded
 from vgcomp.cli.inspect import inspect
@@ -50,6 +51,8 @@ def _main(
 
 for command in (optimize, inspect, plan, explain, verify, validate, profile, passes, targets, models):
     app.command()(command)
+app.command("run")(run_artifact)
+app.command()(bench)
 
 
 def run(argv: Sequence[str] | None = None) -> None:

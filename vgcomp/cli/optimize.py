@@ -22,6 +22,7 @@ class Emit(StrEnum):
 
     onnx = "onnx"
     torch = "torch"
+    tvm = "tvm"
 
 
 def optimize(
@@ -43,7 +44,10 @@ def optimize(
     """Rewrite a network so that it fits a memory budget at the least latency; without one, list what is possible."""
     reports = report or []
     target_spec = checked_options(target, mem, passes, reports, None if dry_run else out)
+    if form is Emit.tvm:
+        _check_tvm(target_spec)
     begin = time.perf_counter()
+    from vgcomp.backends.tvm.artifact import require_weights
     from vgcomp.cli.emit import emit, form_of, refuse_own_weights, with_report
     from vgcomp.cli.source import load_source
     from vgcomp.cost_models import named_model
@@ -57,6 +61,8 @@ def optimize(
         program = load_source(model, settings or [])
         if out is not None and not dry_run:
             refuse_own_weights(program, out)
+            if form is Emit.tvm:
+                require_weights(program)
         result = run_optimizer(
             program,
             target=target_spec,
@@ -97,6 +103,14 @@ def checked_options(target: str, mem: str | None, passes: str | None, reports: S
     if passes is not None:
         parse_spec(passes)
     return target
+
+
+def _check_tvm(target: str) -> None:
+    """Refuses an artifact that could not be compiled here."""
+    from vgcomp.backends.tvm.build import check_target
+    from vgcomp.targets import load_target
+
+    check_target(load_target(target))
 
 
 def _say_absent(program: Program) -> None:

@@ -43,21 +43,17 @@ class LoopState:
         return plan_outputs(self.node)
 
     @cached_property
-    def most(self) -> dict[str, int]:
-        """The greatest position of each slice, by the scalar's name."""
-        found: dict[str, int] = {}
+    def most(self) -> tuple[dict[str, int], ...]:
+        """For each body, the greatest position of each of its slices, by the scalar's name."""
+        found: list[dict[str, int]] = [{} for _ in self.loop.bodies]
         for step in self.loop.steps:
-            for name, start in self._positions(step):
-                found[name] = max(found.get(name, 0), start)
-        return found
+            for name, start in self.scalars(step):
+                known = found[step.body]
+                known[name] = max(known.get(name, 0), start)
+        return tuple(found)
 
     def scalars(self, step: ir.Step) -> Iterator[tuple[str, int]]:
-        """The positions of a step's slices, for the scalars that are not always 0."""
-        for name, start in self._positions(step):
-            if self.most[name]:
-                yield name, start
-
-    def _positions(self, step: ir.Step) -> Iterator[tuple[str, int]]:
+        """The positions of a step's slices."""
         for k, span in enumerate(step.reads):
             if span is not None and self.loop.operand_axes[k] is not None:
                 yield self.read_scalar(k), span[0]
@@ -80,6 +76,7 @@ class BodyScope(Scope):
         super().__init__(body.graph, GraphPlan(names.fresh(f"{state.name}_body")), names)
         self.state, self.entry, self.step, self.body = state, entry, step, body
         self.puts = state.puts[entry.body]
+        self.most = state.most[entry.body]
         self._late: list[tuple[Value, Value]] = []
 
     def walk(self) -> None:
@@ -134,7 +131,7 @@ class BodyScope(Scope):
         if slice_copies(value.view.strides, axis, span):
             return None
         name = self.state.read_scalar(k)
-        view = value.view.narrowed(axis, span[1] - span[0], name, self.state.most[name])
+        view = value.view.narrowed(axis, span[1] - span[0], name, self.most[name])
         pairs = zip(view.shape, view.strides, ir.val(node).stride(), strict=True)
         if any(n > 1 and a != b for n, a, b in pairs):
             raise InternalError(f"{self.state.node.name}: {node.name} lies otherwise than planned")
@@ -152,7 +149,7 @@ class BodyScope(Scope):
             assert axis is not None
             assert span is not None
             name = self.state.read_scalar(k)
-            split = parts(value.view, axis, span[1] - span[0], name, self.state.most[name])
+            split = parts(value.view, axis, span[1] - span[0], name, self.most[name])
             own = Value(self.buffer(ir.nbytes(ir.val(node)), node.name), row_major(ir.val(node).shape), value.dtype)
             self.values[node] = own
             first = min(index[user] for user in node.users)
@@ -194,7 +191,7 @@ class BodyScope(Scope):
         assert spec.axis is not None
         name = self.state.write_scalar(k)
         result = self.state.results[k]
-        return result.seen_as(result.view.narrowed(spec.axis, span[1] - span[0], name, self.state.most[name]))
+        return result.seen_as(result.view.narrowed(spec.axis, span[1] - span[0], name, self.most[name]))
 
     def _carry(self, carry: int) -> Buffer:
         return self.entry.carries_out[self.body.carries_out.index(carry)]
@@ -228,7 +225,7 @@ class BodyScope(Scope):
             return
         assert spec.axis is not None
         result, name = self.state.results[put.index], self.state.write_scalar(put.index)
-        to = parts(result.view, spec.axis, span[1] - span[0], name, self.state.most[name])
+        to = parts(result.view, spec.axis, span[1] - span[0], name, self.most[name])
         source = value.seen_as(parts(value.view, _own_axis(spec.axis, span), span[1] - span[0], "", 0))
         if put.how != "late":
             self.copy(source, result.seen_as(to))

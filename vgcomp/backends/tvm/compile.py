@@ -27,3 +27,11 @@ def compile_module(lowered: Lowered, target: Any) -> Any:
         ]
     )
     return relax.build(module, target, relax_pipeline=passes)
+
+
+def host_target() -> tuple[Any, dict[str, str]]:
+    """This machine's CPU as a target, and how it is written down."""
+    import tvm
+
+    described = {"kind": "llvm", "mcpu": str(tvm.target.codegen.llvm_get_system_cpu())}
+    return tvm.target.Target(described), described

@@ -94,8 +94,9 @@ def access(view: View, numel: int, *, exact: bool) -> Access:
     if exact:
         return _stepped(view, numel) or _flat(view, numel)
     top = max((s for n, s in zip(view.shape, view.strides, strict=True) if n > 1), default=1) or 1
-    whole = -(-(view.last + 1) // top) * top
-    found = _stepped(view, whole) if whole <= numel else None
+    # A slice's tensor is all of the storage, so that bodies whose slices lie elsewhere in it have one kernel.
+    whole = numel // top * top if view.moves else -(-(view.last + 1) // top) * top
+    found = _stepped(view, whole) if view.last < whole <= numel else None
     return found or _flat(view, view.last + 1)
 
 

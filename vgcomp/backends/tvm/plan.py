@@ -61,7 +61,7 @@ class ProgramPlan:
         scope.values[node] = Value(buffer, row_major(value.shape), value.dtype)
 
     def _outputs(self, scope: Scope, program: Program) -> None:
-        """Each output has a storage to the end: its value's, if that lies there row-major from the start; else a copy's."""
+        """Each output has a storage to the end: its value's, if row-major from the start of it; else a copy's."""
         taken: set[Buffer] = set()
         for node in output_nodes(program.graph):
             value = scope.values[node]

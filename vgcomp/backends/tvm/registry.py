@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vgcomp import ops as _ops  # noqa: F401  (registers the vgcomp:: namespace)
+
 if TYPE_CHECKING:
     from vgcomp.backends.tvm.kernel import Kernel
 

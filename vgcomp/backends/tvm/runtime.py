@@ -1,0 +1,78 @@
+"""Loads an artifact and runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vgcomp.backends.tvm.artifact import LIBRARY, WEIGHTS, TensorSpec, dtype_of, read_manifest
+from vgcomp.backends.tvm.require import require_tvm
+from vgcomp.errors import ModelError, Unavailable, UsageError
+
+
+class Artifact:
+    """An artifact, ready to run; its weights are mapped from the file.
+
+    Raises ModelError for a folder that is damaged, Unavailable without TVM or where the library does not load.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.manifest = read_manifest(folder)
+        require_tvm()
+        import tvm
+        from tvm import relax
+
+        try:
+            library = tvm.runtime.load_module(str(folder / LIBRARY))
+        except (OSError, RuntimeError) as error:
+            raise Unavailable(f"{folder / LIBRARY} cannot be loaded on this machine: {error}") from error
+        self._main = relax.VirtualMachine(library, tvm.cpu())["main"]
+        self._weights = [_shared(tensor) for tensor in self._mapped(folder / WEIGHTS)]
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs by name; they are copies, so that nothing holds the arena. Raises UsageError for wrong inputs."""
+        return {name: value.clone() for name, value in zip(self._names(), self._call(inputs), strict=True)}
+
+    def _names(self) -> list[str]:
+        return [spec.name for spec in self.manifest.outputs]
+
+    def _call(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        self._check(inputs)
+        values = [_shared(inputs[spec.name]) for spec in self.manifest.inputs]
+        return [torch.utils.dlpack.from_dlpack(found) for found in self._main(*values, *self._weights)]
+
+    def _check(self, inputs: Mapping[str, Tensor]) -> None:
+        wanted = {spec.name: spec for spec in self.manifest.inputs}
+        for name in wanted.keys() - inputs.keys():
+            raise UsageError(f"input {name!r} is missing: {_described(wanted[name])} is wanted")
+        for name in inputs.keys() - wanted.keys():
+            raise UsageError(f"there is no input {name!r}; the inputs are {', '.join(wanted)}")
+        for name, spec in wanted.items():
+            given = inputs[name]
+            if tuple(given.shape) != spec.shape or given.dtype != dtype_of(spec):
+                found = TensorSpec(name=name, shape=tuple(given.shape), dtype=str(given.dtype).removeprefix("torch."))
+                raise UsageError(f"input {name!r} must be {_described(spec)}, not {_described(found)}")
+
+    def _mapped(self, path: Path) -> list[Tensor]:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+                return [file.get_tensor(name) for name in self.manifest.weights]
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path} cannot be read: {error}; write the artifact again") from error
+
+
+def _described(spec: TensorSpec) -> str:
+    return f"{spec.dtype} of shape {list(spec.shape)}"
+
+
+def _shared(tensor: Tensor) -> Any:
+    """A tensor as TVM sees it, in the same memory; our kernels ask for no alignment beyond an element's."""
+    import tvm_ffi
+
+    return tvm_ffi.from_dlpack(tensor.detach().contiguous(), require_alignment=0, require_contiguous=True)

@@ -1,0 +1,77 @@
+"""``vgcomp run`` and ``vgcomp bench``: artifacts of ``vgcomp optimize --emit tvm``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vgcomp.cli import options
+from vgcomp.cli.console import say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vgcomp.backends.tvm.artifact import Manifest
+
+Folder = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A folder that `optimize --emit tvm` wrote.")]
+
+
+def run_artifact(
+    artifact: Folder,
+    source: Annotated[Path, typer.Option("--input", metavar="FILE.npz", help="The inputs, by name.")],
+    output: Annotated[Path, typer.Option("--output", metavar="FILE.npz", help="Where the outputs go, by name.")],
+) -> None:
+    """Run a compiled network on inputs from a file. bfloat16 tensors are float32 in the files."""
+    from vgcomp.backends.tvm.artifact import read_manifest
+    from vgcomp.backends.tvm.npz import read_inputs, write_outputs
+    from vgcomp.backends.tvm.runtime import Artifact
+    from vgcomp.files import check_file_destination
+
+    check_file_destination(output)
+    inputs = read_inputs(source, read_manifest(artifact))
+    write_outputs(output, Artifact(artifact).run(inputs))
+    say(f"Wrote {output}")
+
+
+def bench(
+    artifact: Folder,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="How often to run, after one run to warm up.")] = 10,
+    seed: options.Seed = 0,
+) -> None:
+    """Time a compiled network on random inputs."""
+    from vgcomp.backends.tvm.runtime import Artifact
+    from vgcomp.units import format_bytes, format_seconds
+
+    loaded = Artifact(artifact)
+    inputs = _random(loaded.manifest, seed)
+    loaded.run(inputs)
+    seconds = []
+    for _ in range(runs):
+        begin = time.perf_counter()
+        loaded.run(inputs)
+        seconds.append(time.perf_counter() - begin)
+    seconds.sort()
+    manifest = loaded.manifest
+    say(
+        f"{manifest.model}: median {format_seconds(seconds[len(seconds) // 2])} of {runs} runs "
+        f"({format_seconds(seconds[0])} to {format_seconds(seconds[-1])}), "
+        f"activations {format_bytes(manifest.planned.total_bytes)}, {'tuned' if manifest.tuned else 'not tuned'}"
+    )
+
+
+def _random(manifest: Manifest, seed: int) -> dict[str, Tensor]:
+    """Normal numbers; integers are 0, which is an index of anything."""
+    import torch
+
+    from vgcomp.backends.tvm.artifact import dtype_of
+
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for spec in manifest.inputs:
+        dtype = dtype_of(spec)
+        values = torch.randn(spec.shape, generator=generator) if dtype.is_floating_point else torch.zeros(spec.shape)
+        found[spec.name] = values.to(dtype)
+    return found

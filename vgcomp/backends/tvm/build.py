@@ -21,6 +21,9 @@ from vgcomp.targets import Target
 #: A network of thousands of kernels takes minutes; more than this is a hang.
 TIME_LIMIT_S = 3600.0
 
+#: What the child process runs.
+WORKER = ("-m", "vgcomp.backends.tvm.worker")
+
 
 @dataclass(frozen=True)
 class Library:
@@ -59,7 +62,7 @@ def build_library(program: Program, path: Path, *, time_limit_s: float = TIME_LI
 
 
 def _answer(folder: Path, time_limit_s: float) -> dict[str, Any]:
-    command = [sys.executable, "-m", "vgcomp.backends.tvm.worker", str(folder)]
+    command = [sys.executable, *WORKER, str(folder)]
     with (folder / "log").open("wb") as log:
         try:
             done = subprocess.run(command, stdout=log, stderr=log, timeout=time_limit_s, check=False)

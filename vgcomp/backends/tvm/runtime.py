@@ -31,7 +31,7 @@ class Artifact:
         except (OSError, RuntimeError) as error:
             raise Unavailable(f"{folder / LIBRARY} cannot be loaded on this machine: {error}") from error
         self._main = relax.VirtualMachine(library, tvm.cpu())["main"]
-        self._weights = [_shared(tensor) for tensor in self._mapped(folder / WEIGHTS)]
+        self._weights = [shared(tensor) for tensor in self._mapped(folder / WEIGHTS)]
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The outputs by name; they are copies, so that nothing holds the arena. Raises UsageError for wrong inputs."""
@@ -42,7 +42,7 @@ class Artifact:
 
     def _call(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         self._check(inputs)
-        values = [_shared(inputs[spec.name]) for spec in self.manifest.inputs]
+        values = [shared(inputs[spec.name]) for spec in self.manifest.inputs]
         return [torch.utils.dlpack.from_dlpack(found) for found in self._main(*values, *self._weights)]
 
     def _check(self, inputs: Mapping[str, Tensor]) -> None:
@@ -71,7 +71,7 @@ def _described(spec: TensorSpec) -> str:
     return f"{spec.dtype} of shape {list(spec.shape)}"
 
 
-def _shared(tensor: Tensor) -> Any:
+def shared(tensor: Tensor) -> Any:
     """A tensor as TVM sees it, in the same memory; our kernels ask for no alignment beyond an element's."""
     import tvm_ffi
 

@@ -11,9 +11,12 @@ from torch import Tensor, fx
 
 from tests import op_cases
 from tests.backends.tvm.support import Compiled, program_of
+from tests.graph_builder import Builder
 from tests.op_cases import CASES, make_case
 from vgcomp import infer, ir
 from vgcomp.backends.torch_module import run_graph
+from vgcomp.backends.tvm.lower import lower
+from vgcomp.errors import ModelError
 
 aten = torch.ops.aten
 own = torch.ops.vgcomp
@@ -107,3 +110,10 @@ def test_merges_of_partial_results(tmp_path: Path) -> None:
     found = Compiled(program_of(graph, ("moments", "softmax")), tmp_path)(list(values.values()), {})
     for (target, left, right), value in zip(calls, found, strict=True):
         torch.testing.assert_close(value, target(values[left], values[right]), rtol=1e-5, atol=1e-5)
+
+
+def test_a_tensor_that_kernels_cannot_index_is_named() -> None:
+    b = Builder()
+    wide = b.call(aten.silu.default, b.input("x", (2**16, 2**15)))
+    with pytest.raises(ModelError, match="2147483648 elements"):
+        lower(program_of(b.done(wide)))

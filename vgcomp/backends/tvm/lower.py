@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import fx
 
 from vgcomp.backends.tvm import emit_contract, emit_pointwise, emit_reduce, emit_shape
 from vgcomp.backends.tvm.kernel import Built, Slot, Spec, Tensor, build_kernel
@@ -22,6 +23,7 @@ from vgcomp.backends.tvm.registry import DTYPES
 from vgcomp.backends.tvm.require import require_tvm
 from vgcomp.backends.tvm.scope import values_of
 from vgcomp.backends.tvm.storage import Buffer, Enter, GraphPlan, Run, Value
+from vgcomp.cuda_temporaries import INDEX_LIMIT
 from vgcomp.errors import ModelError
 from vgcomp.program import Program
 
@@ -41,8 +43,12 @@ class Lowered:
 
 
 def lower(program: Program) -> Lowered:
-    """The Relax module of a Program. Raises Unavailable without TVM, ModelError for a dtype that TVM lacks."""
+    """The Relax module of a Program.
+
+    Raises Unavailable without TVM, ModelError for a dtype that TVM lacks and for a tensor that kernels cannot index.
+    """
     require_tvm()
+    _refuse_huge(program.graph)
     import tvm
     from tvm import relax
 
@@ -60,6 +66,17 @@ def lower(program: Program) -> Lowered:
     return Lowered(
         relax.transform.Normalize()(module), plan, lowering.kernels, lowering.count(plan.main), tuple(plan.weights)
     )
+
+
+def _refuse_huge(graph: fx.Graph) -> None:
+    """Kernels index with 32 bits."""
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor) and value.numel() >= INDEX_LIMIT:
+            raise ModelError(
+                f"{node.name} has {value.numel()} elements, and the TVM backend's kernels index fewer than 2^31: "
+                "choose a smaller size or another --emit"
+            )
 
 
 @dataclass(frozen=True)

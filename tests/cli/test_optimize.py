@@ -77,7 +77,7 @@ def test_a_dry_run_writes_only_the_report(saved: str, tmp_path: Path) -> None:
         (["--passes", "canonicalize{"], "unbalanced"),
         (["--set", "frames"], "write name=value"),
         (["--set", "frames=2"], "its shapes are fixed"),
-        (["--emit", "tvm"], "tvm"),
+        (["--emit", "tpu"], "tpu"),
         (["--nonsense"], "No such option"),
     ],
 )

@@ -79,7 +79,7 @@ PROFILED: tuple[tuple[str, Sizes], ...] = (
     ("wan-vae-decoder-small", {"frames": 13, "height": 48, "width": 96}),
 )
 
-#: Predicted and then timed; the second half are profiled networks at other sizes.
+#: Predicted and then timed: at sizes that were not profiled, some (svd-unet, snapgen-v, clip) at none.
 HELD_OUT: tuple[tuple[str, Sizes], ...] = (
     ("svd-unet-small", {}),
     ("svd-vae-decoder-small", {}),

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import torch
 
-from vgcomp.backends.onnx_export.registry import Call, emits, spread
+from vgcomp.backends.arguments import spread
+from vgcomp.backends.onnx_export.registry import Call, emits
 from vgcomp.backends.onnx_export.scope import Scope, Value
 from vgcomp.errors import ModelError
 

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from vgcomp.backends.arguments import positive
 from vgcomp.backends.onnx_export.emit_contract import transposed
 from vgcomp.backends.onnx_export.emit_shape import filled, slice_of
-from vgcomp.backends.onnx_export.registry import Call, emits, positive
+from vgcomp.backends.onnx_export.registry import Call, emits
 from vgcomp.backends.onnx_export.scope import Scope, Value
 from vgcomp.ir import Combine
 

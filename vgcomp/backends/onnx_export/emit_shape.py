@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vgcomp.backends.onnx_export.registry import Call, emits, positive
+from vgcomp.backends.arguments import positive
+from vgcomp.backends.onnx_export.registry import Call, emits
 from vgcomp.backends.onnx_export.scope import Scope, Value, raw_bytes, tensor_proto
 from vgcomp.errors import ModelError
 

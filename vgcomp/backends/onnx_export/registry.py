@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from vgcomp.backends.arguments import bind
 from vgcomp.backends.onnx_export.scope import Scope, Value
 
 #: Emits one call into ``call.scope`` and returns the name of its value.
@@ -37,7 +38,7 @@ class Call:
         self.scope = scope
         self.target = target
         self.out = out
-        self._arguments = _bind(target, args, kwargs)
+        self._arguments = bind(target, args, kwargs)
 
     def __getitem__(self, name: str) -> Any:
         return self._arguments[name]
@@ -58,25 +59,3 @@ class Call:
         if isinstance(found, Value):
             return self.scope.as_dtype(found, dtype)
         return self.scope.scalar(found, dtype)
-
-
-def _bind(target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    bound: dict[str, Any] = {}
-    for i, argument in enumerate(target._schema.arguments):
-        if argument.kwarg_only or i >= len(args):
-            default = argument.default_value if argument.has_default_value() else None
-            bound[argument.name] = kwargs.get(argument.name, default)
-            continue
-        bound[argument.name] = args[i]
-    return bound
-
-
-def positive(dim: int, rank: int) -> int:
-    """A dimension counted from the front."""
-    return dim + rank if dim < 0 else dim
-
-
-def spread(value: int | Sequence[int], n: int) -> list[int]:
-    """An int or a list of one, as a list of ``n``."""
-    values = [value] if isinstance(value, int) else list(value)
-    return values * n if len(values) == 1 else values

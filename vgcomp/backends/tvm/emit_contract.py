@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from vgcomp.backends.tvm.registry import DTYPES, Call, Element, Operand, emits, spread
+from vgcomp.backends.arguments import spread
+from vgcomp.backends.tvm.registry import DTYPES, Call, Element, Operand, emits
 
 aten = torch.ops.aten
 own = torch.ops.vgcomp

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from vgcomp.backends.tvm.registry import DTYPES, Call, Element, Operand, cast, emits, opmath, positive
+from vgcomp.backends.arguments import positive
+from vgcomp.backends.tvm.registry import DTYPES, Call, Element, Operand, cast, emits, opmath
 
 aten = torch.ops.aten
 own = torch.ops.vgcomp

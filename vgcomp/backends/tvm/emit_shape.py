@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vgcomp.backends.tvm.registry import Call, Element, cast, emits, positive
+from vgcomp.backends.arguments import positive
+from vgcomp.backends.tvm.registry import Call, Element, cast, emits
 from vgcomp.errors import ModelError
 from vgcomp.slices import contiguous_strides
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vgcomp import ops as _ops  # noqa: F401  (registers the vgcomp:: namespace)
+from vgcomp.backends.arguments import bind
 
 if TYPE_CHECKING:
     from vgcomp.backends.tvm.kernel import Kernel
@@ -89,7 +90,7 @@ class Call:
         self.target = target
         self.shape = kernel.out_shape
         self.dtype = kernel.out_dtype
-        self._arguments = _bind(target, args, kwargs)
+        self._arguments = bind(target, args, kwargs)
 
     @property
     def wide(self) -> torch.dtype:
@@ -139,25 +140,3 @@ def cast(value: Any, source: torch.dtype, to: torch.dtype) -> Any:
 
         return value != tirx.const(0, DTYPES[source])
     return value.astype(DTYPES[to])
-
-
-def _bind(target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    bound: dict[str, Any] = {}
-    for i, argument in enumerate(target._schema.arguments):
-        if argument.kwarg_only or i >= len(args):
-            default = argument.default_value if argument.has_default_value() else None
-            bound[argument.name] = kwargs.get(argument.name, default)
-            continue
-        bound[argument.name] = args[i]
-    return bound
-
-
-def positive(dim: int, rank: int) -> int:
-    """A dimension counted from the front."""
-    return dim + rank if dim < 0 else dim
-
-
-def spread(value: int | Sequence[int], n: int) -> list[int]:
-    """An int or a list of one, as a list of ``n``."""
-    values = [value] if isinstance(value, int) else list(value)
-    return values * n if len(values) == 1 else values

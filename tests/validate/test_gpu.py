@@ -50,6 +50,11 @@ def test_the_command_shows_a_record_alone(record, tmp_path, capsys):
     assert len(json.loads(report.read_text())["rows"]) == 7
 
 
+def test_a_target_that_a_record_is_not_about_is_refused(record, capsys):
+    assert main(["validate", "--measured", str(record), "--target", "a100"]) == 2
+    assert "there are some for h200" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -42,7 +42,10 @@ TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Solution:
-    """A sliced program with its exact peak of activation bytes and its simulated seconds."""
+    """A sliced program with its exact peak in bytes, and its simulated seconds.
+
+    As in all of the slicer, activation bytes have what the target's ops hold inside themselves in them.
+    """
 
     program: Program
     peak: int

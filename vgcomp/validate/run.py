@@ -30,7 +30,11 @@ def validate(
     context = Context(target, progress) if progress is not None else Context(target)
     if measured:
         records = [load_record(path) for path in measured]
-        return Report(rows=tuple(row for record in records for row in record_rows(record, context)))
+        found = tuple(row for record in records for row in record_rows(record, context))
+        if not found:
+            devices = ", ".join(dict.fromkeys(record.target for record in records))
+            raise UsageError(f"no figures of {target!r} in what was measured; there are some for {devices}")
+        return Report(rows=found)
     check_target(target)
     rows = [row for provider in (PROVIDERS if providers is None else providers) for row in provider(context)]
     return Report(rows=tuple(rows))

@@ -17,25 +17,33 @@ listed by network. The plan is the least-latency one that fits (:mod:`vgcomp.sli
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import fx
 
 from vgcomp import ir
-from vgcomp.device_memory import DeviceMemory, device_memory, fixed_bytes
+from vgcomp.device_memory import DeviceMemory, device_memory, loaded_bytes
 from vgcomp.errors import Infeasible
 from vgcomp.memory import analyse, peak_activation_bytes
 from vgcomp.passes.base import PassContext, PassResult
 from vgcomp.program import Program
 from vgcomp.result import Equivalence, Explanation
 from vgcomp.simulate import workspace_of
-from vgcomp.slicing.engine import ROUGH, Slicer, Solution, band_of
+from vgcomp.slicing.engine import BAND, ROUGH, Slicer, Solution, band_of
 from vgcomp.slicing.explain import explain_regions
 from vgcomp.units import format_bytes
 
-#: Plans that are tried where workspaces and fragments put one over the budget.
+#: Plans that are tried for one budget, each with another room for activations.
 TRIES = 6
+#: The first guess of what an allocator loses between activations, of what is left for both.
+FRAGMENTS = 1 / 6
+#: Where the search for that room ends, relative to the same.
+MARGIN = 0.03
+
+#: A way of planning: bytes for activations, and the band of budgets that they are thought of in.
+Solve = Callable[[int, tuple[int, int]], Solution | None]
 
 
 @dataclass(frozen=True)
@@ -71,29 +79,57 @@ class SliceAndGroup:
 
 
 def within(slicer: Slicer, memory: int) -> Solution | None:
-    """The plan of least latency for what a budget leaves beside weights and context, with all that it needs in it.
+    """A plan for what a budget leaves beside weights and context, with all that it needs in it; None if none was found.
 
-    Fragmentation is known once there is a plan. Where it needs too much, the activations get half the excess less, as
-    fragments shrink with what they lie between; in the last tries all of it. None where no plan was found.
+    It is one that costs next to nothing, or else the one of least latency that was met. Regions are nested where plans
+    without that cost latency, or there are none.
     """
-    room = memory - beside(slicer)
-    band = band_of(room)
-    for tried in range(TRIES):
-        if room < band[0]:
-            band = band_of(room)
-        solution = slicer.solve(room, band) if room > slicer.floor else None
+    plain = _held(slicer, slicer.plain, memory, upwards=False)
+    if plain is not None and slicer.is_cheap(plain):
+        return plain
+    return _faster(plain, _held(slicer, slicer.nested, memory, upwards=True))
+
+
+def _held(slicer: Slicer, solve: Solve, memory: int, upwards: bool) -> Solution | None:
+    """The same by one way of planning.
+
+    Fragments between activations are known only once there is a plan, and a little less room may give more of them. So
+    the room for activations is searched for: less than where a plan did not hold, and ``upwards`` more than where there
+    was none, or one that held.
+    """
+    available = memory - beside(slicer)
+    low, high = slicer.floor, available
+    room, band = int(available * (1 - FRAGMENTS)), (int(available * BAND), available)
+    best: Solution | None = None
+    for _ in range(TRIES):
+        if high - low < MARGIN * available or room <= slicer.floor:
+            break
+        band = band if band[0] <= room else band_of(room)
+        solution = solve(room, band)
+        if solution is None and not upwards:
+            break
         if solution is None:
-            return None
+            low, room = room, (room + high) // 2
+            continue
         excess = device_memory(solution.program, slicer.target).total_bytes - memory
-        if excess <= 0:
-            return solution
-        room = min(room, solution.peak) - (excess // 2 if 2 * tried < TRIES else excess)
-    return None
+        scaled = min(room, solution.peak) * available // (available + excess)
+        if excess > 0:
+            high, room = room, max(scaled, (low + room) // 2 if scaled <= low else 0)
+            continue
+        best = _faster(best, solution)
+        if not upwards or slicer.is_cheap(solution):
+            break
+        low, room = room, min(max(scaled, room + 1), high)
+    return best
+
+
+def _faster(a: Solution | None, b: Solution | None) -> Solution | None:
+    return min((s for s in (a, b) if s is not None), key=lambda s: s.seconds, default=None)
 
 
 def beside(slicer: Slicer) -> int:
-    """Bytes that the device must have beside activations, whatever the plan: weights and context."""
-    return slicer.program.weight_bytes() + fixed_bytes(slicer.target)
+    """Bytes that the device must have beside activations, whatever the plan."""
+    return loaded_bytes(slicer.program, slicer.target)
 
 
 def sliced_result(program: Program, slicer: Slicer, solution: Solution) -> PassResult:

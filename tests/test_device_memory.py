@@ -13,7 +13,7 @@ from tests.passes.support import program
 from vgcomp.alloc_trace import Alloc, Event, Free, Replay
 from vgcomp.allocator import CachingAllocator, OutOfDeviceMemory
 from vgcomp.arena import ArenaBuffer, arena_buffers, load_bound, plan_arena
-from vgcomp.device_memory import device_memory, least_limit
+from vgcomp.device_memory import device_memory, fixed_bytes, least_limit, loaded_bytes
 from vgcomp.memory import analyse, peak_activation_bytes
 from vgcomp.models import build
 from vgcomp.targets import load_target
@@ -49,6 +49,17 @@ def test_parts_of_other_devices() -> None:
     assert phone.fragmentation < 0.05 * live
     cpu = device_memory(given, load_target("cpu"))
     assert cpu.total_bytes == given.weight_bytes() + peak_activation_bytes(given, workspace="cpu")
+
+
+def test_gaps_between_weights_are_known_before_a_plan_is() -> None:
+    b = Builder()
+    x = b.input("x", (1, 25 << 17))
+    given = program(b.done(b.call(aten.add.Tensor, x, b.weight("w", (1, 25 << 17)))))  # 12.5 MiB, in a segment of 14
+    target = load_target("a100")
+    # The library's workspace stands alone in a segment of 20 MiB, whose rest is too small for what segments are made.
+    gaps = MIB + MIB // 2 + 20 * MIB - target.blas_workspace_bytes
+    assert loaded_bytes(given, target) == given.weight_bytes() + fixed_bytes(target) + gaps
+    assert loaded_bytes(given, load_target("cpu")) == given.weight_bytes()
 
 
 def test_the_least_limit_is_found() -> None:

@@ -118,6 +118,10 @@ class CachingAllocator:
                 self._released.setdefault(size, []).append(address)
                 self.reserved_bytes -= size
 
+    def free_bytes(self, least: int) -> int:
+        """Bytes that are free in blocks of at least ``least``."""
+        return sum(size for pool in self._free for size, _ in pool if size >= least)
+
     @property
     def fragmentation_bytes(self) -> int:
         """Reserved and not handed out, at the two peaks: what the device has to have beyond the blocks in use."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vgcomp.alloc_trace import Alloc, Event, Kind, Replay
-from vgcomp.allocator import ROUND_LARGE, CachingAllocator, OutOfDeviceMemory
+from vgcomp.allocator import LARGE_SEGMENT, ROUND_LARGE, CachingAllocator, OutOfDeviceMemory
 from vgcomp.arena import arena_buffers, plan_arena
 from vgcomp.cuda_temporaries import node_cuda_temporaries
 from vgcomp.memory import peak_activation_bytes
@@ -91,6 +91,17 @@ def device_memory(program: Program, target: Target) -> DeviceMemory:
 def fixed_bytes(target: Target) -> int:
     """What the device must have whatever the program: the context, and with PyTorch the matrix library's workspace."""
     return target.context_bytes + (target.blas_workspace_bytes if target.hands_out == "caching" else 0)
+
+
+def loaded_bytes(program: Program, target: Target) -> int:
+    """What the device must have before the first activation, of which large activations can use nothing.
+
+    Weights and ``fixed_bytes``; with a caching allocator also the gaps between weights.
+    """
+    if target.hands_out != "caching":
+        return program.weight_bytes() + fixed_bytes(target)
+    allocator = Replay().run(_loading(program, target)).allocator
+    return target.context_bytes + allocator.reserved_bytes - allocator.free_bytes(LARGE_SEGMENT)
 
 
 def _cached(program: Program, target: Target) -> DeviceMemory:

@@ -92,22 +92,30 @@ class Slicer:
         Regions are nested only where plans without that cost latency, or there are none.
         """
         band = band or band_of(budget)
-        plain = self._flat(budget, band)
-        if plain is not None and plain.seconds <= CHEAP * self._unsliced_seconds:
+        plain = self.plain(budget, band)
+        if plain is not None and self.is_cheap(plain):
             return plain
-        if budget <= self._failed.get(band, 0):
-            return plain
-        nester = self._nester(band)
-        nester.explore(budget, self.live)
-        nested = self._solution(fit(nester.space, budget, self.live))
-        if nested is None:
-            self._failed[band] = max(budget, self._failed.get(band, 0))
-        found = [solution for solution in (plain, nested) if solution is not None]
+        found = [solution for solution in (plain, self.nested(budget, band)) if solution is not None]
         return min(found, key=lambda solution: solution.seconds, default=None)
 
-    def _flat(self, budget: int, band: tuple[int, int]) -> Solution | None:
-        """The same without nested regions."""
+    def plain(self, budget: int, band: tuple[int, int]) -> Solution | None:
+        """The least-latency plan without nested regions: seconds, where nested ones may take minutes."""
         return self._solution(fit(self._space(band), budget, self.live))
+
+    def nested(self, budget: int, band: tuple[int, int]) -> Solution | None:
+        """The least-latency plan with nested regions where they pay."""
+        if budget <= self._failed.get(band, 0):
+            return None
+        nester = self._nester(band)
+        nester.explore(budget, self.live)
+        found = self._solution(fit(nester.space, budget, self.live))
+        if found is None:
+            self._failed[band] = max(budget, self._failed.get(band, 0))
+        return found
+
+    def is_cheap(self, solution: Solution) -> bool:
+        """True where it costs next to nothing: regions need not be nested to do better."""
+        return solution.seconds <= CHEAP * self._unsliced_seconds
 
     def live(self, graph: fx.Graph) -> list[int]:
         """Activation bytes alive at each node of a graph for this program."""
@@ -136,7 +144,7 @@ class Slicer:
         def near(low: int, high: int) -> bool:
             return high - low <= 1 or high + beside <= (low + beside) * within
 
-        flat = self._least(unsliced, least, near, lambda budget: self._flat(budget, band_of(budget)))
+        flat = self._least(unsliced, least, near, lambda budget: self.plain(budget, band_of(budget)))
         return self._least(flat, least, near, self.solve)
 
     def _least(

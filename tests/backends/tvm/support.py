@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, fx
 
+from tests.backends.tvm import cuda_emulator
 from tests.graph_builder import random_weights
 from vgcomp import ir
 from vgcomp.program import Program, Source
@@ -31,25 +32,31 @@ def program_of(graph: fx.Graph, outputs: Sequence[str] = ("out",)) -> Program:
 
 
 class Compiled:
-    """A Program compiled in this process; ``folder`` takes the library."""
+    """A Program compiled in this process; ``folder`` takes the library. CUDA devices are emulated."""
 
-    def __init__(self, program: Program, folder: Path) -> None:
+    def __init__(self, program: Program, folder: Path, device: Literal["cpu", "cuda"] = "cpu") -> None:
         import tvm
         from tvm import relax
 
         from vgcomp.backends.tvm.compile import compile_module, host_target
         from vgcomp.backends.tvm.lower import lower
 
-        self.lowered = lower(program)
+        if device == "cuda":
+            cuda_emulator.load()
+        self.lowered = lower(program, device)
         self.library = folder / "model.so"
-        compile_module(self.lowered, host_target()[0]).export_library(str(self.library))
-        self._main = relax.VirtualMachine(tvm.runtime.load_module(str(self.library)), tvm.cpu())["main"]
+        host = host_target()[0]
+        target = host if device == "cpu" else tvm.target.Target({"kind": "cuda", "arch": "sm_80"}, host=host)
+        compile_module(self.lowered, target).export_library(str(self.library))
+        self._device = tvm.device(device)
+        self._main = relax.VirtualMachine(tvm.runtime.load_module(str(self.library)), self._device)["main"]
 
     def __call__(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        from vgcomp.backends.tvm.runtime import shared
+        from vgcomp.backends.tvm.runtime import moved, shared
 
-        given = [shared(value) for value in (*inputs, *(weights[name] for name in self.lowered.weight_names))]
-        return tuple(torch.utils.dlpack.from_dlpack(found).clone() for found in self._main(*given))
+        given = [*inputs, *(weights[name] for name in self.lowered.weight_names)]
+        outputs = self._main(*(moved(shared(value), self._device) for value in given))
+        return tuple(torch.utils.dlpack.from_dlpack(moved(found)).clone() for found in outputs)
 
 
 def weights_of(program: Program) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -21,14 +22,17 @@ from vgcomp.program import Program
 NEAR, FEW_BYTES = 0.02, 1024
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_sliced_graphs_are_the_same_in_the_memory_predicted(name: str, tmp_path: Path) -> None:
+def test_sliced_graphs_are_the_same_in_the_memory_predicted(
+    name: str, device: Literal["cpu", "cuda"], tmp_path: Path
+) -> None:
     plain, sliced = EXAMPLES[name]()
     inputs, weights = random_inputs(plain), random_weights(plain)
     kept = [value.clone() for value in inputs]
     wanted = run_graph(plain, inputs, weights)
     program = program_of(sliced)
-    compiled = Compiled(program, tmp_path)
+    compiled = Compiled(program, tmp_path, device)
     torch.testing.assert_close(compiled(inputs, weights), wanted, rtol=1e-5, atol=1e-5)
     assert all(torch.equal(a, b) for a, b in zip(kept, inputs, strict=True)), "inputs are the caller's"
     planned, predicted = compiled.lowered.plan.planned_bytes, peak_activation_bytes(program)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -67,11 +67,14 @@ def _kwargs(kwargs: Any, dtype: torch.dtype) -> dict[str, Any]:
     return {key: _converted(value, dtype) for key, value in kwargs.items()}
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
-def test_every_op_computes_what_torch_computes(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_every_op_computes_what_torch_computes(
+    dtype: torch.dtype, device: Literal["cpu", "cuda"], tmp_path: Path
+) -> None:
     cases = AllCases(dtype)
     wanted = run_graph(cases.graph, cases.inputs, {})
-    found = Compiled(program_of(cases.graph, cases.names), tmp_path)(cases.inputs, {})
+    found = Compiled(program_of(cases.graph, cases.names), tmp_path, device)(cases.inputs, {})
     wrong = []
     for name, a, b in zip(cases.names, found, wanted, strict=True):
         same = a.shape == b.shape and a.dtype == b.dtype

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from vgcomp.backends.arguments import spread
-from vgcomp.backends.tvm.registry import DTYPES, Call, Element, Operand, emits
+from vgcomp.backends.tvm.contraction import Contraction, contract
+from vgcomp.backends.tvm.registry import DTYPES, Call, Element, Operand, emits, opmath
 
 aten = torch.ops.aten
 own = torch.ops.vgcomp
@@ -22,8 +23,8 @@ def _tirx() -> Any:
 
 
 def guarded(x: Operand, index: Sequence[Any], checks: Sequence[Any], other: Any) -> Any:
-    """``x`` at an index in its wide dtype, or ``other`` where a check fails."""
-    value = x.wide(*index)
+    """``x`` at an index, or ``other`` where a check fails."""
+    value = x(*index)
     if not checks:
         return value
     return _tirx().if_then_else(_tirx().all(*checks) if len(checks) > 1 else checks[0], value, other)
@@ -47,7 +48,7 @@ def _plain(call: Call, x: Operand, weight: Operand) -> Operand:
     inner, kernel = weight.shape[1], weight.shape[2:]
     per_group = weight.shape[0] // call["groups"]
 
-    def term(*index: Any) -> Any:
+    def window(*index: Any) -> Any:
         (b, o), out, c, taps = index[:2], index[2 : 2 + n], index[2 + n], index[3 + n :]
         channel = c if call["groups"] == 1 else (o // per_group) * inner + c
         at = [p * s + k * d - pad for p, s, k, d, pad in zip(out, stride, taps, dilation, padding, strict=True)]
@@ -56,9 +57,26 @@ def _plain(call: Call, x: Operand, weight: Operand) -> Operand:
             at, x.shape[2:], call.shape[2:], stride, kernel, dilation, padding, strict=True
         ):
             checks += inside(a, size, -pad, (out_size - 1) * s + (k - 1) * d - pad)
-        return guarded(x, [b, channel, *at], checks, call.scalar(0)) * weight.wide(o, c, *taps)
+        return guarded(x, [b, channel, *at], checks, call.scalar(0, x.dtype))
 
-    return call.total(call.shape, [inner, *kernel], term)
+    def filters(*index: Any) -> Any:
+        return weight(index[1], *index[2 + n :])
+
+    return _convolved(call, (inner, *kernel), window, filters)
+
+
+def _convolved(call: Call, over: Sequence[int], window: Element, filters: Element) -> Operand:
+    """Windows times filters; on a GPU one matrix product, unless channels are in groups."""
+    shape, dtype = tuple(call.shape), call.value("input").dtype
+    if call["groups"] > 1:
+        return call.total(shape, over, lambda *i: _wide(window(*i), dtype) * _wide(filters(*i), dtype))
+    places = (0, *range(2, len(shape)))
+    problem = Contraction(shape, tuple(over), (), places, (1,), window, filters, dtype, left_along="side")
+    return contract(call.kernel, problem)
+
+
+def _wide(value: Any, dtype: torch.dtype) -> Any:
+    return value.astype(DTYPES[opmath(dtype)])
 
 
 def _transposed(call: Call, x: Operand, weight: Operand) -> Operand:
@@ -67,44 +85,75 @@ def _transposed(call: Call, x: Operand, weight: Operand) -> Operand:
     outer, kernel = weight.shape[1], weight.shape[2:]
     per_group = x.shape[1] // call["groups"]
 
-    def term(*index: Any) -> Any:
+    def channel_of(o: Any, c: Any) -> Any:
+        return c if call["groups"] == 1 else (o // outer) * per_group + c
+
+    def window(*index: Any) -> Any:
         (b, o), out, c, taps = index[:2], index[2 : 2 + n], index[2 + n], index[3 + n :]
-        channel = c if call["groups"] == 1 else (o // outer) * per_group + c
         checks, at = [], []
         for p, size, s, k, d, pad in zip(out, x.shape[2:], stride, taps, dilation, padding, strict=True):
             spot = p + pad - k * d
             at.append(_tirx().floordiv(spot, s))
             checks += [spot >= 0, _tirx().floordiv(spot, s) < size]
             checks += [_tirx().floormod(spot, s) == 0] if s > 1 else []
-        filter_out = o if call["groups"] == 1 else o % outer
-        return guarded(x, [b, channel, *at], checks, call.scalar(0)) * weight.wide(channel, filter_out, *taps)
+        return guarded(x, [b, channel_of(o, c), *at], checks, call.scalar(0, x.dtype))
 
-    return call.total(call.shape, [per_group, *kernel], term)
+    def filters(*index: Any) -> Any:
+        o, c, taps = index[1], index[2 + n], index[3 + n :]
+        return weight(channel_of(o, c), o if call["groups"] == 1 else o % outer, *taps)
+
+    return _convolved(call, (per_group, *kernel), window, filters)
 
 
 @emits(aten.linear.default)
 def _linear(call: Call) -> Element:
     x, weight, bias = call.value("input"), call.value("weight"), call.optional("bias")
     width = weight.shape[1]
-    sums = call.total(call.shape, [width], lambda *i: x.wide(*i[:-2], i[-1]) * weight.wide(i[-2], i[-1]))
+    rank = len(call.shape)
+    problem = Contraction(
+        tuple(call.shape),
+        (width,),
+        (),
+        tuple(range(rank - 1)),
+        (rank - 1,),
+        lambda *i: x(*i[:-2], i[-1]),
+        lambda *i: weight(i[-2], i[-1]),
+        x.dtype,
+        left_along="over" if x.innermost == x.rank - 1 else "side",
+    )
+    sums = contract(call.kernel, problem)
     return lambda *i: sums(*i) if bias is None else sums(*i) + bias.wide(i[-1])
 
 
 @emits(aten.matmul.default)
 def _matmul(call: Call) -> Element:
     a, b = call.value("self"), call.value("other")
-    width = a.shape[-1]
+    shape = tuple(call.shape)
+    dims = tuple(range(len(shape)))
+    columns = dims[-1:] if b.rank > 1 else ()
+    rows = dims[len(dims) - len(columns) - 1 : len(dims) - len(columns)] if a.rank > 1 else ()
+    batch = dims[: len(dims) - len(rows) - len(columns)]
 
-    def term(*index: Any) -> Any:
-        *out, k = index
-        row = [out[-1 if b.rank == 1 else -2]] if a.rank > 1 else []
-        column = [out[-1]] if b.rank > 1 else []
-        batch = out[: len(call.shape) - len(row) - len(column)]
-        left = a.wide(*_batch(a, batch), *row, k)
-        right = b.wide(*_batch(b, batch), k, *column) if b.rank > 1 else b.wide(k)
-        return left * right
+    def left(*index: Any) -> Any:
+        return a(*_batch(a, index[: len(batch)]), *(index[d] for d in rows), index[-1])
 
-    sums = call.total(call.shape, [width], term)
+    def right(*index: Any) -> Any:
+        lead = _batch(b, index[: len(batch)]) if b.rank > 1 else []
+        return b(*lead, index[-1], *(index[d] for d in columns))
+
+    problem = Contraction(
+        shape or (1,),
+        (a.shape[-1],),
+        batch,
+        rows,
+        columns,
+        left,
+        right,
+        a.dtype,
+        left_along="over" if a.innermost == a.rank - 1 else "side",
+        right_along="side" if b.innermost == b.rank - 1 else "over",
+    )
+    sums = contract(call.kernel, problem)
     return lambda *i: sums(*(i or (0,)))
 
 
@@ -150,6 +199,24 @@ def _weighted(call: Call, qkv: Sequence[Operand], scale: float, biased: Any, hea
         lead = head(index[:-1]) if x.rank > 2 else []
         return x.wide(*(0 if size == 1 else i for size, i in zip(x.shape, lead, strict=False)), *rest)
 
+    if kernel.device != "cpu":
+        from vgcomp.backends.tvm.gpu_attention import Attention, attend
+
+        return attend(
+            kernel,
+            Attention(
+                tuple(rows[:-1]),
+                rows[-1],
+                keys,
+                q.shape[-1],
+                v.shape[-1],
+                q,
+                lambda *i: key(k, i[:-1], *i[-2:]),
+                lambda *i: key(v, i[:-1], *i[-2:]),
+                lambda x, *i: biased(x * call.scalar(scale), *i),
+                q.dtype,
+            ),
+        )
     scores = call.total(
         (*rows, keys), [q.shape[-1]], lambda *i: q.wide(*i[:-2], i[-1]) * key(k, i[:-2], i[-2], i[-1]), at="row"
     )
@@ -207,7 +274,7 @@ def _avg_pool(call: Call) -> Element:
     kernel = spread(call["kernel_size"], n)
     stride = spread(call["stride"] or kernel, n)
     padding = spread(call["padding"], n)
-    sums = _pooled(call, "sum", (kernel, stride, padding, [1] * n), call.scalar(0))
+    sums = _pooled(call, "sum", (kernel, stride, padding, [1] * n), call.scalar(0, x.dtype))
 
     def element(*i: Any) -> Any:
         if call["divisor_override"] is not None:
@@ -229,7 +296,7 @@ def _max_pool(call: Call) -> Element:
     kernel = spread(call["kernel_size"], 2)
     stride = spread(call["stride"] or kernel, 2)
     window = (kernel, stride, spread(call["padding"], 2), spread(call["dilation"], 2))
-    return _pooled(call, "max", window, _tirx().min_value(DTYPES[call.wide]))
+    return _pooled(call, "max", window, _tirx().min_value(DTYPES[call.value("self").dtype]))
 
 
 def _pooled(call: Call, kind: Any, window: Sequence[Sequence[int]], neutral: Any) -> Operand:
@@ -244,6 +311,6 @@ def _pooled(call: Call, kind: Any, window: Sequence[Sequence[int]], neutral: Any
             at, x.shape[-n:], call.shape[-n:], stride, kernel, dilation, padding, strict=True
         ):
             checks += inside(a, size, -pad, (out_size - 1) * s + (k - 1) * d - pad)
-        return guarded(x, [*lead, *at], checks, neutral)
+        return guarded(x, [*lead, *at], checks, neutral).astype(DTYPES[call.wide])
 
     return call.kernel.reduce(kind, call.shape, kernel, call.wide, term)

@@ -6,7 +6,7 @@ reading a slice or writing one costs no copy. A function depends on shapes and l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,8 +16,14 @@ from vgcomp.backends.tvm.layout import Access
 from vgcomp.backends.tvm.registry import DTYPES, EMITTERS, Call, Element, Operand
 from vgcomp.errors import InternalError
 
+#: Schedules by what they know of a kernel: nothing but loops, blocks of a matrix product, threads that it has bound.
+Family = Literal["loops", "gemm", "bound"]
 #: Where a reduction is computed: with each tile of the result, with each row of it, or whole before it.
 At = Literal["tile", "row", "whole"]
+#: What kernels are written for; those for CUDA and Metal differ in what the language has.
+Device = Literal["cpu", "cuda", "metal"]
+#: Stores the element at an index of the result.
+Store = Callable[[Sequence[Any]], None]
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,19 @@ class Slot(int):
 class Kernel:
     """The function under construction."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, device: Device = "cpu") -> None:
         self.out_shape, self.out_dtype = spec.out.shape, spec.out.dtype
+        #: The dimension whose elements lie side by side in the result.
+        self.innermost = spec.order[-1] if spec.order else 0
         self.row: tuple[int, ...] = ()
+        self.device = device
+        #: The result's dimensions, outermost in memory first, and the elements between neighbours along each.
+        self.order = spec.order
+        self.out_strides = tuple(spec.out.access.stride(d) for d in range(len(spec.out.shape)))
+        #: Whose schedule the kernel takes.
+        self.family: Family = "loops"
+        #: A kernel that writes its own loops; it calls the store for each element of the result.
+        self.body: Callable[[Store], None] | None = None
         self._spec = spec
         self._count = 0
         self.where: dict[str, At] = {}
@@ -121,9 +137,10 @@ class Built:
     where: dict[str, At]
     #: How many of the innermost loops of the result are a row.
     row: int
+    family: Family = "loops"
 
 
-def build_kernel(spec: Spec, name: str) -> Built:
+def build_kernel(spec: Spec, name: str, device: Device = "cpu") -> Built:
     """The TIR function of a spec."""
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as T
@@ -131,7 +148,7 @@ def build_kernel(spec: Spec, name: str) -> Built:
     emitter = EMITTERS.get(spec.target)
     if emitter is None:
         raise InternalError(f"no TVM emitter for {spec.target}")
-    kernel = Kernel(spec)
+    kernel = Kernel(spec, device)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             T.func_name(name)
@@ -139,14 +156,17 @@ def build_kernel(spec: Spec, name: str) -> Built:
             out = T.arg("out", _buffer(spec.out))
             scalars = [T.arg(f"at{i}", T.int64()) for i in range(spec.scalars)]
             operands = [
-                Operand(operand.shape, operand.dtype, _reader(buffer, operand, scalars))
+                Operand(operand.shape, operand.dtype, _reader(buffer, operand, scalars), _innermost(operand))
                 for operand, buffer in zip(spec.operands, buffers, strict=True)
             ]
             call = Call(kernel, spec.target, _filled(spec.args, operands), dict(_filled(spec.kwargs, operands)))
             element = emitter(call)
-            _store(spec, kernel, out, scalars, element)
+            if kernel.body is None:
+                _store(spec, kernel, out, scalars, element)
+            else:
+                kernel.body(lambda index: _put(spec, out, scalars, element, index))
         function = builder.get()
-    return Built(function.with_attr("tirx.noalias", False), kernel.where, len(kernel.row))
+    return Built(function.with_attr("tirx.noalias", False), kernel.where, len(kernel.row), kernel.family)
 
 
 def _buffer(tensor: Tensor) -> Any:
@@ -169,8 +189,20 @@ def _store(spec: Spec, kernel: Kernel, out: Any, scalars: Sequence[Any], element
         index: list[Any] = [0] * len(shape)
         for d, v in zip(order, found, strict=False):
             index[d] = v
-        value = element(*index)
-        T.buffer_store(out, value.astype(DTYPES[spec.out.dtype]), _coordinates(spec.out, index, scalars))
+        _put(spec, out, scalars, element, index)
+
+
+def _put(spec: Spec, out: Any, scalars: Sequence[Any], element: Element, index: Sequence[Any]) -> None:
+    from tvm.script.ir_builder import tirx as T
+
+    value = element(*index)
+    T.buffer_store(out, value.astype(DTYPES[spec.out.dtype]), _coordinates(spec.out, index, scalars))
+
+
+def _innermost(tensor: Tensor) -> int:
+    """The dimension whose elements lie side by side; the last one where none does."""
+    unit = [d for d, factor in tensor.access.coordinates[-1].dims if factor == 1]
+    return unit[-1] if unit else len(tensor.shape) - 1
 
 
 def _reader(buffer: Any, tensor: Tensor, scalars: Sequence[Any]) -> Element:

@@ -85,6 +85,16 @@ class Access:
     shape: tuple[int, ...]
     coordinates: tuple[Coordinate, ...]
 
+    def stride(self, dim: int) -> int:
+        """Elements between neighbours along one of the view's dimensions."""
+        units = contiguous_strides(self.shape)
+        return sum(
+            unit * factor
+            for unit, coordinate in zip(units, self.coordinates, strict=True)
+            for d, factor in coordinate.dims
+            if d == dim
+        )
+
 
 def access(view: View, numel: int, *, exact: bool) -> Access:
     """How to index ``view`` in a storage of ``numel`` elements; one flat dimension where nothing better is possible.

@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from vgcomp.backends.tvm import emit_contract, emit_pointwise, emit_reduce, emit_shape
-from vgcomp.backends.tvm.kernel import Built, Slot, Spec, Tensor, build_kernel
+from vgcomp.backends.tvm.kernel import Built, Device, Slot, Spec, Tensor, build_kernel
 from vgcomp.backends.tvm.layout import access, memory_order
 from vgcomp.backends.tvm.plan import ProgramPlan, functions_of
 from vgcomp.backends.tvm.registry import DTYPES
@@ -40,10 +40,11 @@ class Lowered:
     kernels: dict[str, Built]
     calls: dict[str, int]
     weight_names: tuple[str, ...]
+    device: Device = "cpu"
 
 
-def lower(program: Program) -> Lowered:
-    """The Relax module of a Program.
+def lower(program: Program, device: Device = "cpu") -> Lowered:
+    """The Relax module of a Program, its kernels written for ``device``.
 
     Raises Unavailable without TVM, ModelError for a dtype that TVM lacks and for a tensor that kernels cannot index.
     """
@@ -57,14 +58,19 @@ def lower(program: Program) -> Lowered:
                for name, buffer in plan.weights.items()]  # fmt: skip
     inputs = [_Param(b, tuple(n.meta["val"].shape), n.meta["val"].dtype)
               for b, n in zip(plan.inputs, program.inputs, strict=True)]  # fmt: skip
-    lowering = _Lowering({param.buffer: param for param in [*inputs, *weights]})
+    lowering = _Lowering({param.buffer: param for param in [*inputs, *weights]}, device)
     for inner in functions_of(plan.main):
         if inner is not plan.main:
             lowering.body(inner)
     lowering.main(plan.main, [*inputs, *weights])
     module = tvm.IRModule(lowering.functions)
     return Lowered(
-        relax.transform.Normalize()(module), plan, lowering.kernels, lowering.count(plan.main), tuple(plan.weights)
+        relax.transform.Normalize()(module),
+        plan,
+        lowering.kernels,
+        lowering.count(plan.main),
+        tuple(plan.weights),
+        device,
     )
 
 
@@ -99,8 +105,8 @@ class _Needs:
 class _Lowering:
     """Collects the functions of the module."""
 
-    def __init__(self, params: dict[Buffer, _Param]) -> None:
-        self.params = params
+    def __init__(self, params: dict[Buffer, _Param], device: Device) -> None:
+        self.params, self.device = params, device
         self.functions: dict[Any, Any] = {}
         self.kernels: dict[str, Built] = {}
         self._known: dict[Spec, Any] = {}
@@ -193,7 +199,7 @@ class _Lowering:
         )
         if spec not in self._known:
             name = f"{_identifier(str(run.target).split('.')[1])}_{len(self._known)}"
-            self.kernels[name] = build_kernel(spec, name)
+            self.kernels[name] = build_kernel(spec, name, self.device)
             self._known[spec] = _global(name)
             self.functions[self._known[spec]] = self.kernels[name].function
         return self._known[spec], operands, list(scalars)

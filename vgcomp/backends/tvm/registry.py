@@ -53,9 +53,13 @@ def emits(*targets: Any) -> Callable[[Emitter], Emitter]:
 class Operand:
     """A tensor argument; called with an index it gives the element, in the tensor's own dtype."""
 
-    def __init__(self, shape: Sequence[int], dtype: torch.dtype, element: Element) -> None:
+    def __init__(
+        self, shape: Sequence[int], dtype: torch.dtype, element: Element, innermost: int | None = None
+    ) -> None:
         self.shape = tuple(shape)
         self.dtype = dtype
+        #: The dimension whose elements lie side by side in memory.
+        self.innermost = len(self.shape) - 1 if innermost is None else innermost
         self._element = element
 
     @property

@@ -76,3 +76,15 @@ def shared(tensor: Tensor) -> Any:
     import tvm_ffi
 
     return tvm_ffi.from_dlpack(tensor.detach().contiguous(), require_alignment=0, require_contiguous=True)
+
+
+def moved(tensor: Any, device: Any = None) -> Any:
+    """A tensor of TVM's in the memory of ``device``, by default the host's; the same one if it lies there."""
+    import tvm
+
+    device = tvm.cpu() if device is None else device
+    if tensor.device == device:
+        return tensor
+    made = tvm.runtime.empty(tensor.shape, tensor.dtype, device)
+    tensor.copyto(made)
+    return made

@@ -65,6 +65,13 @@ def contract(kernel: Kernel, problem: Contraction) -> Operand:
         from vgcomp.backends.tvm.gpu_gemm import gemm
 
         return gemm(kernel, problem)
+    if kernel.device == "cpu" and min(rows, columns) >= _LEAST_SIDE and depth >= _LEAST_DEPTH:
+        from vgcomp.backends.tvm import cpu_gemm
+
+        found = cpu_gemm.gemm(kernel, problem)
+        if found is not None:
+            return found
+
     def term(*index: Any) -> Any:
         return problem.left(*index).astype(wide) * problem.right(*index).astype(wide)
 

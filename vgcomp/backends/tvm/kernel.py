@@ -166,7 +166,10 @@ def build_kernel(spec: Spec, name: str, device: Device = "cpu") -> Built:
             else:
                 kernel.body(lambda index: _put(spec, out, scalars, element, index))
         function = builder.get()
-    return Built(function.with_attr("tirx.noalias", False), kernel.where, len(kernel.row), kernel.family)
+    # A product reads what it has not stored yet only beside its result, never under it; other kernels may run in place.
+    return Built(
+        function.with_attr("tirx.noalias", kernel.family == "gemm"), kernel.where, len(kernel.row), kernel.family
+    )
 
 
 def _buffer(tensor: Tensor) -> Any:

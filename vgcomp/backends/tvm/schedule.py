@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 from vgcomp.backends.tvm.kernel import Built
+from vgcomp.backends.tvm.schedule_gemm import schedule_gemm
 
 #: Elements of the innermost loop that are computed together, and of the loop around it.
 _WIDE, _DEEP = 64, 8
@@ -22,6 +23,14 @@ def scheduled(built: Built) -> Any:
     from tvm import s_tir
 
     schedule = s_tir.Schedule(built.function)
+    if built.family == "gemm":
+        schedule_gemm(schedule)
+    else:
+        _schedule_loops(schedule, built)
+    return schedule.mod["main"].with_attr("global_symbol", built.function.attrs["global_symbol"])
+
+
+def _schedule_loops(schedule: Any, built: Built) -> None:
     result = schedule.get_sblock("result")
     loops = schedule.get_loops(result)
     n = len(loops) - built.row
@@ -37,7 +46,6 @@ def scheduled(built: Built) -> Any:
         _tiles(schedule, loops, at_tile)
     else:
         _plain(schedule, loops)
-    return schedule.mod["main"].with_attr("global_symbol", built.function.attrs["global_symbol"])
 
 
 def _extent(schedule: Any, loop: Any) -> int:

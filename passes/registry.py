@@ -33,6 +33,12 @@ BUILTIN: dict[str, str] = {
     "schedule": "vgcomp.passes.schedule:Schedule",
     "slice-and-group": "vgcomp.passes.slice_and_group:SliceAndGroup",
     "assign-buffers": "vgcomp.passes.assign_buffers:AssignBuffers",
+    "unroll-loops": "vgcomp.passes.unroll_loops:UnrollLoops",
+    "fold-timestep": "vgcomp.passes.fold_timestep:FoldTimestep",
+    "half-precision": "vgcomp.passes.half_precision:HalfPrecision",
+    "legalize-coreml": "vgcomp.passes.legalize_coreml:LegalizeCoreml",
+    "slice-and-unroll": "vgcomp.passes.slice_and_unroll:SliceAndUnroll",
+    "partition": "vgcomp.passes.partition:Partition",
 }
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")

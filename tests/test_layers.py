@@ -18,7 +18,7 @@ LAYERS = (
     ("cuda_temporaries", "published_slicing"),
     ("recorder",),
     ("program", "serialize", "text", "verify", "verify_loops"),
-    ("axes", "capture", "lower_bound", "memory", "normalize", "onnx_import"),
+    ("axes", "capture", "legalize", "lower_bound", "memory", "normalize", "onnx_import", "parts", "unroll"),
     ("arena", "program_trace", "published_pipelines"),
     ("cost_models", "models", "targets"),
     ("execution",),

@@ -21,7 +21,7 @@ from vgcomp import infer, ir
 from vgcomp.errors import InternalError, ModelError
 from vgcomp.files import staged_directory
 from vgcomp.program import PassRecord, Program, Source
-from vgcomp.weights import Absent, FileData, SafetensorsData, TensorData, Weight
+from vgcomp.weights import Absent, ConvertedData, FileData, SafetensorsData, TensorData, Weight
 
 SCHEMA = "vgcomp.program/1"
 PROGRAM_FILE = "program.json"
@@ -35,7 +35,7 @@ _FORMATS = {
     for f in (torch.contiguous_format, torch.preserve_format, torch.channels_last, torch.channels_last_3d)
 }
 #: Entries of ``meta`` that are kept beside the value.
-_META = ("scope", "reuse")
+_META = ("scope", "reuse", "part", "domain")
 
 
 def save_program(program: Program, directory: Path) -> None:
@@ -107,11 +107,12 @@ def _program(data: Mapping[str, Any], directory: Path) -> Program:
 def _stored(weights: Mapping[str, Weight], directory: Path) -> dict[str, Tensor]:
     """Tensors for the weights file: those in memory, and those in the file that it replaces."""
     replaced = directory / WEIGHTS_FILE
-    in_memory = any(isinstance(weight.data, TensorData) for weight in weights.values())
+    made = (TensorData, ConvertedData)
+    in_memory = any(isinstance(weight.data, made) for weight in weights.values())
     return {
         name: weight.load()
         for name, weight in weights.items()
-        if isinstance(weight.data, TensorData) or (in_memory and _lies_in(weight, replaced))
+        if isinstance(weight.data, made) or (in_memory and _lies_in(weight, replaced))
     }
 
 

@@ -44,12 +44,19 @@ class SafetensorsData:
     key: str
 
 
+@dataclass(frozen=True, eq=False)
+class ConvertedData:
+    """The numbers of another weight, rounded to this one's dtype when they are loaded."""
+
+    source: Weight
+
+
 @dataclass(frozen=True)
 class Absent:
     """No data: shapes suffice to analyse and rewrite a network, not to run it."""
 
 
-WeightData = TensorData | FileData | SafetensorsData | Absent
+WeightData = TensorData | FileData | SafetensorsData | ConvertedData | Absent
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,8 @@ class Weight:
             return self._from_file(self.data)
         if isinstance(self.data, SafetensorsData):
             return self._from_safetensors(self.data)
+        if isinstance(self.data, ConvertedData):
+            return self.data.source.load().to(self.dtype)
         raise ModelError(
             f"weight {self.name!r} has no data: the network was built without weights; build it with random "
             "weights, or give the file that holds them"
@@ -95,6 +104,10 @@ class Weight:
     def absent(self) -> Weight:
         """The same weight without its data."""
         return replace(self, data=Absent())
+
+    def converted(self, dtype: torch.dtype) -> Weight:
+        """The same weight in another dtype; converted when it is loaded."""
+        return replace(self, dtype=dtype, data=ConvertedData(self) if self.present else Absent())
 
     def _from_file(self, data: FileData) -> Tensor:
         if data.length != self.nbytes:

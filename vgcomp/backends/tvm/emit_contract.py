@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from vgcomp.backends.arguments import spread
+from vgcomp.backends.tvm import vector_math
 from vgcomp.backends.tvm.contraction import Contraction, contract
 from vgcomp.backends.tvm.registry import DTYPES, Call, Element, Operand, emits, opmath
 
@@ -225,7 +226,9 @@ def _weighted(call: Call, qkv: Sequence[Operand], scale: float, biased: Any, hea
         return biased(scores(*i) * call.scalar(scale), *i)
 
     top = kernel.reduce("max", rows, [keys], wide, score, at="row")
-    weights = kernel.stage((*rows, keys), wide, lambda *i: _tirx().exp(score(*i) - top(*i[:-1])), at="row")
+    weights = kernel.stage(
+        (*rows, keys), wide, lambda *i: vector_math.exp(score(*i) - top(*i[:-1]), kernel.device), at="row"
+    )
     total = call.total(rows, [keys], weights, at="row")
     sums = call.total(
         (*rows, v.shape[-1]), [keys], lambda *i: weights(*i[:-2], i[-1]) * key(v, i[:-2], i[-1], i[-2]), at="row"
@@ -261,7 +264,7 @@ def _merge_softmax(call: Call) -> Element:
     def element(*i: Any) -> Any:
         row = i[:-1]
         top = _tirx().max(a(*row, end - 2), b(*row, end - 2))
-        wa, wb = _tirx().exp(a(*row, end - 2) - top), _tirx().exp(b(*row, end - 2) - top)
+        wa, wb = (vector_math.exp(x(*row, end - 2) - top, call.kernel.device) for x in (a, b))
         return _tirx().if_then_else(i[-1] == end - 2, top, a(*i) * wa + b(*i) * wb)
 
     return element

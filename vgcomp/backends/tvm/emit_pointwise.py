@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from vgcomp.backends.tvm.registry import EMITTERS, Call, Element, Emitter, cast, emits, opmath
+from vgcomp.backends.tvm import vector_math
+from vgcomp.backends.tvm.registry import DTYPES, EMITTERS, Call, Element, Emitter, cast, emits, opmath
 
 aten = torch.ops.aten
 prims = torch.ops.prims
@@ -21,15 +22,12 @@ def _math(name: str) -> Any:
 
 def sigmoid(x: Any, call: Call) -> Any:
     """1 / (1 + exp(-x))."""
-    return call.scalar(1) / (call.scalar(1) + _math("exp")(-x))
+    return call.scalar(1) / (call.scalar(1) + vector_math.exp(-x, call.kernel.device))
 
 
-def erf(x: Any) -> Any:
-    """The C library's, for all of its digits."""
-    from tvm import tirx
-
-    dtype = str(x.ty.dtype) if hasattr(x, "ty") else str(x.dtype)
-    return tirx.call_pure_extern(dtype, "erf" if dtype == "float64" else "erff", x)
+def log1p(x: Any, call: Call) -> Any:
+    """log(1 + x); Metal has none that is exact for small x."""
+    return _math("log")(call.scalar(1) + x) if call.kernel.device == "metal" else _math("log1p")(x)
 
 
 def clip(x: Any, call: Call, low: float | None, high: float | None) -> Any:
@@ -44,13 +42,19 @@ def _gelu(x: Any, call: Call) -> Any:
         inner = (x + x * x * x * call.scalar(0.044715)) * call.scalar(math.sqrt(2 / math.pi))
         gate = _math("tanh")(inner)
     else:
-        gate = erf(x * call.scalar(math.sqrt(0.5)))
+        gate = vector_math.erf(x * call.scalar(math.sqrt(0.5)), call.kernel.device)
     return x * call.scalar(0.5) * (call.scalar(1) + gate)
+
+
+def _round(x: Any, call: Call) -> Any:
+    if call.kernel.device == "metal":
+        return _math("call_pure_extern")(DTYPES[call.wide], "rint", x)
+    return _math("nearbyint")(x)
 
 
 def _softplus(x: Any, call: Call) -> Any:
     beta = call.scalar(call["beta"])
-    soft = _math("log1p")(_math("exp")(x * beta)) / beta
+    soft = log1p(vector_math.exp(x * beta, call.kernel.device), call) / beta
     return _math("if_then_else")(x * beta > call.scalar(call["threshold"]), x, soft)
 
 
@@ -67,21 +71,21 @@ def _pow(x: Any, call: Call) -> Any:
 _UNARY: dict[Any, Any] = {
     aten.neg.default: lambda x, call: -x,
     aten.abs.default: lambda x, call: _math("abs")(x),
-    aten.exp.default: lambda x, call: _math("exp")(x),
+    aten.exp.default: lambda x, call: vector_math.exp(x, call.kernel.device),
     aten.log.default: lambda x, call: _math("log")(x),
     aten.sin.default: lambda x, call: _math("sin")(x),
     aten.cos.default: lambda x, call: _math("cos")(x),
     aten.sqrt.default: lambda x, call: _math("sqrt")(x),
     aten.rsqrt.default: lambda x, call: call.scalar(1) / _math("sqrt")(x),
     aten.reciprocal.default: lambda x, call: call.scalar(1) / x,
-    aten.erf.default: lambda x, call: erf(x),
+    aten.erf.default: lambda x, call: vector_math.erf(x, call.kernel.device),
     aten.tanh.default: lambda x, call: _math("tanh")(x),
     aten.sigmoid.default: sigmoid,
     aten.relu.default: lambda x, call: _math("max")(x, call.scalar(0)),
     aten.silu.default: lambda x, call: x * sigmoid(x, call),
     aten.floor.default: lambda x, call: _math("floor")(x) if call.dtype.is_floating_point else x,
     # torch rounds halves to even.
-    aten.round.default: lambda x, call: _math("nearbyint")(x) if call.dtype.is_floating_point else x,
+    aten.round.default: lambda x, call: _round(x, call) if call.dtype.is_floating_point else x,
     aten.gelu.default: _gelu,
     aten.softplus.default: _softplus,
     aten.leaky_relu.default: lambda x, call: _math("if_then_else")(

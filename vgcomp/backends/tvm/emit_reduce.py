@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from vgcomp.backends.arguments import positive
+from vgcomp.backends.tvm import vector_math
 from vgcomp.backends.tvm.registry import DTYPES, Call, Element, Operand, cast, emits, opmath
 
 aten = torch.ops.aten
@@ -103,7 +104,10 @@ def _softmax(call: Call) -> Element:
 
     top = call.kernel.reduce("max", rows, [x.shape[dim]], call.wide, at, at="row")
     weights = call.kernel.stage(
-        x.shape, call.wide, lambda *i: _tirx().exp(cast(x(*i), x.dtype, call.wide) - top(*row(i))), at="row"
+        x.shape,
+        call.wide,
+        lambda *i: vector_math.exp(cast(x(*i), x.dtype, call.wide) - top(*row(i)), call.kernel.device),
+        at="row",
     )
 
     def weight(*index: Any) -> Any:

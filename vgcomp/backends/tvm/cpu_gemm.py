@@ -93,17 +93,17 @@ class _Blocks:
         stripe = T.sblock_alloc_buffer((*outer, rows, *over), self.wide)
         sums = T.sblock_alloc_buffer((*outer, rows, columns), self.wide)
         n = len(outer)
-        with _block("panel", (*outer, *over, columns)) as i:
+        with block("panel", (*outer, *over, columns)) as i:
             T.buffer_store(panel, self._right(i[:n], i[n:-1], i[-1]), i)
-        with _block("stripe", (*outer, rows, *over)) as i:
+        with block("stripe", (*outer, rows, *over)) as i:
             T.buffer_store(stripe, self._left(i[:n], i[n], i[n + 1 :]), i)
-        with _block("sums", (*outer, rows, columns), over) as i:
+        with block("sums", (*outer, rows, columns), over) as i:
             o, r, v, k = i[:n], i[n], i[n + 1], i[n + 2 :]
             with T.init():
                 T.buffer_store(sums, _zero(self.wide), [*o, r, v])
             product = stripe[(*o, r, *k)] * panel[(*o, *k, v)]
             T.buffer_store(sums, sums[(*o, r, v)] + product, [*o, r, v])
-        with _block("result", (*outer, rows, columns), inside=(self.rows, self.columns)) as i:
+        with block("result", (*outer, rows, columns), inside=(self.rows, self.columns)) as i:
             self.value = sums[tuple(i)]
             store(self._index(i[:n], i[n], i[n + 1]))
 
@@ -142,7 +142,7 @@ def register_tiles(rows: int, vectors: int) -> list[tuple[int, int]]:
     return sorted(tiles, key=lambda tile: padded(rows, tile[0]) * (1 + (tile[0] + tile[1]) / (tile[0] * tile[1])))
 
 
-class _block:
+class block:
     """A grid of loops and a block in it; gives the block's indices, spatial ones first."""
 
     def __init__(

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from vgcomp.backends.arguments import spread
-from vgcomp.backends.tvm import vector_math
+from vgcomp.backends.tvm import cpu_attention, gpu_attention, vector_math
+from vgcomp.backends.tvm.attention import Attention
 from vgcomp.backends.tvm.contraction import Contraction, contract
 from vgcomp.backends.tvm.registry import DTYPES, Call, Element, Operand, emits, opmath
 
@@ -182,11 +183,13 @@ def _attention(call: Call) -> Element:
             return _tirx().if_then_else(mask.aligned(i), score, call.scalar(-math.inf))
         return score + mask.aligned(i).astype(DTYPES[call.wide])
 
-    sums, _, total = _weighted(call, (q, k, v), scale, biased, heads)
+    sums, _, total = _weighted(call, (q, k, v), scale, biased, heads, whole=True)
     return lambda *i: sums(*i) / total(*i[:-1])
 
 
-def _weighted(call: Call, qkv: Sequence[Operand], scale: float, biased: Any, heads: int = 1) -> tuple[Operand, ...]:
+def _weighted(
+    call: Call, qkv: Sequence[Operand], scale: float, biased: Any, heads: int = 1, whole: bool = False
+) -> tuple[Operand, ...]:
     """Weighted values, the row's maximum score and its sum of exponentials, all of one row of queries at a time."""
     q, k, v = qkv
     kernel, wide = call.kernel, call.wide
@@ -200,24 +203,22 @@ def _weighted(call: Call, qkv: Sequence[Operand], scale: float, biased: Any, hea
         lead = head(index[:-1]) if x.rank > 2 else []
         return x.wide(*(0 if size == 1 else i for size, i in zip(x.shape, lead, strict=False)), *rest)
 
+    problem = Attention(
+        tuple(rows[:-1]),
+        rows[-1],
+        keys,
+        q.shape[-1],
+        v.shape[-1],
+        q,
+        lambda *i: key(k, i[:-1], *i[-2:]),
+        lambda *i: key(v, i[:-1], *i[-2:]),
+        lambda x, *i: biased(x * call.scalar(scale), *i),
+        q.dtype,
+    )
     if kernel.device != "cpu":
-        from vgcomp.backends.tvm.gpu_attention import Attention, attend
-
-        return attend(
-            kernel,
-            Attention(
-                tuple(rows[:-1]),
-                rows[-1],
-                keys,
-                q.shape[-1],
-                v.shape[-1],
-                q,
-                lambda *i: key(k, i[:-1], *i[-2:]),
-                lambda *i: key(v, i[:-1], *i[-2:]),
-                lambda x, *i: biased(x * call.scalar(scale), *i),
-                q.dtype,
-            ),
-        )
+        return gpu_attention.attend(kernel, problem)
+    if whole:
+        return cpu_attention.attend(kernel, problem)
     scores = call.total(
         (*rows, keys), [q.shape[-1]], lambda *i: q.wide(*i[:-2], i[-1]) * key(k, i[:-2], i[-2], i[-1]), at="row"
     )

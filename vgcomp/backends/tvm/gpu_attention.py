@@ -7,11 +7,9 @@ the weighted values in registers, which are rescaled whenever the row's maximum 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-
+from vgcomp.backends.tvm.attention import Attention
 from vgcomp.backends.tvm.contraction import unravelled
 from vgcomp.backends.tvm.gpu_gemm import bounds, sync
 from vgcomp.backends.tvm.kernel import Device, Kernel, Store
@@ -24,25 +22,6 @@ _ACROSS = 16
 _SHARED: dict[Device, int] = {"cuda": 47 << 10, "metal": 31 << 10}
 #: Tiles to choose from, queries x keys, best first.
 _TILES = ((64, 64), (32, 64), (32, 32), (16, 32), (16, 16), (8, 16), (4, 16))
-
-
-@dataclass(frozen=True)
-class Attention:
-    """``batch``: leading dimensions. ``query``, ``key``, ``value`` take (*batch, row, channel), ``score`` a product.
-
-    ``score(x, *batch, row, key)`` scales and biases what query and key give.
-    """
-
-    batch: tuple[int, ...]
-    queries: int
-    keys: int
-    depth: int
-    width: int
-    query: Element
-    key: Element
-    value: Element
-    score: Element
-    dtype: torch.dtype
 
 
 def attend(kernel: Kernel, problem: Attention) -> tuple[Operand, Operand, Operand]:

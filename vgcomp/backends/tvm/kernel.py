@@ -16,8 +16,8 @@ from vgcomp.backends.tvm.layout import Access
 from vgcomp.backends.tvm.registry import DTYPES, EMITTERS, Call, Element, Operand
 from vgcomp.errors import InternalError
 
-#: Schedules by what they know of a kernel: nothing but loops, blocks of a matrix product, threads that it has bound.
-Family = Literal["loops", "gemm", "bound"]
+#: Schedules by what they know of a kernel: its loops alone, blocks of a product or of attention, threads already bound.
+Family = Literal["loops", "gemm", "attention", "bound"]
 #: Where a reduction is computed: with each tile of the result, with each row of it, or whole before it.
 At = Literal["tile", "row", "whole"]
 #: What kernels are written for; those for CUDA and Metal differ in what the language has.
@@ -166,10 +166,9 @@ def build_kernel(spec: Spec, name: str, device: Device = "cpu") -> Built:
             else:
                 kernel.body(lambda index: _put(spec, out, scalars, element, index))
         function = builder.get()
-    # A product reads what it has not stored yet only beside its result, never under it; other kernels may run in place.
-    return Built(
-        function.with_attr("tirx.noalias", kernel.family == "gemm"), kernel.where, len(kernel.row), kernel.family
-    )
+    # A product's result never lies over its operands; other kernels may run in place.
+    apart = kernel.family in ("gemm", "attention")
+    return Built(function.with_attr("tirx.noalias", apart), kernel.where, len(kernel.row), kernel.family)
 
 
 def _buffer(tensor: Tensor) -> Any:

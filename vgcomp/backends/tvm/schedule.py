@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from vgcomp.backends.tvm.cpu_attention import schedule_attention
 from vgcomp.backends.tvm.kernel import Built
 from vgcomp.backends.tvm.schedule_gemm import schedule_gemm
 
@@ -25,6 +26,8 @@ def scheduled(built: Built) -> Any:
     schedule = s_tir.Schedule(built.function)
     if built.family == "gemm":
         schedule_gemm(schedule)
+    elif built.family == "attention":
+        schedule_attention(schedule)
     else:
         _schedule_loops(schedule, built)
     return schedule.mod["main"].with_attr("global_symbol", built.function.attrs["global_symbol"])

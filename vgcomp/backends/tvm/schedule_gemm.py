@@ -72,10 +72,11 @@ def schedule_gemm(schedule: Any, decide: Decide = first) -> None:
         schedule.compute_at(stripe, tile, preserve_unit_loops=True)
     start = schedule.decompose_reduction(sums, chunk)
     for block in (panel, start, result):
-        _vector(schedule, block)
+        vectorized(schedule, block)
 
 
-def _vector(schedule: Any, block: Any) -> None:
+def vectorized(schedule: Any, block: Any) -> None:
+    """Runs the innermost loop of a block on vectors, where it fills them."""
     loop = schedule.get_loops(block)[-1]
     extent = int(schedule.get(loop).extent)
     if extent % LANES == 0:

@@ -9,7 +9,7 @@
   segments back and goes on, so the total is the context and the least memory with which it gets through. On a device
   that has more it keeps more: ``reserved_bytes``.
 * **arena** (Neural Engines): memory is planned ahead, in one arena (:mod:`vgcomp.arena`); fragmentation is what the
-  plan wastes.
+  plan wastes. Of a program in parts (:mod:`vgcomp.parts`), which are loaded one after the other, the largest part's.
 * **live** (CPUs): what is live, the CPU ops' inner temporaries included; pages go back to the system.
 """
 
@@ -24,6 +24,7 @@ from vgcomp.allocator import LARGE_SEGMENT, ROUND_LARGE, CachingAllocator, OutOf
 from vgcomp.arena import arena_buffers, plan_arena
 from vgcomp.cuda_temporaries import node_cuda_temporaries
 from vgcomp.memory import peak_activation_bytes
+from vgcomp.parts import n_parts, split
 from vgcomp.program_trace import graph_trace
 from vgcomp.simulate import workspace_of
 from vgcomp.targets import Target
@@ -153,7 +154,9 @@ def _gets_through(events: Sequence[Event], limit: int) -> bool:
 
 
 def _planned(program: Program, target: Target) -> DeviceMemory:
-    """One arena for the activations."""
+    """One arena for the activations; of parts, the one that takes most."""
+    if n_parts(program) > 1:
+        return max((_planned(part, target) for part in split(program)), key=lambda memory: memory.total_bytes)
     plan = plan_arena(arena_buffers(program.graph))
     total = program.weight_bytes() + plan.size + target.context_bytes
     return DeviceMemory(

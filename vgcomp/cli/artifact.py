@@ -1,10 +1,10 @@
-"""``vgcomp run`` and ``vgcomp bench``: artifacts of ``vgcomp optimize --emit tvm``."""
+"""``vgcomp run`` and ``vgcomp bench``: artifacts of ``vgcomp optimize --emit tvm``, and ``--emit coreml``."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from vgcomp.backends.tvm.artifact import Manifest
 
-Folder = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A folder that `optimize --emit tvm` wrote.")]
+Folder = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="What `optimize --emit tvm` or `coreml` wrote.")]
 
 
 def run_artifact(
@@ -25,15 +25,30 @@ def run_artifact(
     output: Annotated[Path, typer.Option("--output", metavar="FILE.npz", help="Where the outputs go, by name.")],
 ) -> None:
     """Run a compiled network on inputs from a file. bfloat16 tensors are float32 in the files."""
+    from vgcomp.backends.coreml.artifact import is_artifact
     from vgcomp.backends.tvm.artifact import read_manifest
     from vgcomp.backends.tvm.npz import read_inputs, write_outputs
     from vgcomp.backends.tvm.runtime import Artifact
     from vgcomp.files import check_file_destination
 
     check_file_destination(output)
+    if is_artifact(artifact):
+        _interpret(artifact, source, output)
+        return
     inputs = read_inputs(source, read_manifest(artifact))
     write_outputs(output, Artifact(artifact).run(inputs))
     say(f"Wrote {output}")
+
+
+def _interpret(artifact: Path, source: Path, output: Path) -> None:
+    """Core ML itself runs on Apple's devices only."""
+    from vgcomp.backends.coreml.runtime import Interpreted
+    from vgcomp.backends.tvm.npz import read_inputs, write_outputs
+
+    loaded = Interpreted(artifact)
+    manifest: Any = loaded.manifest
+    write_outputs(output, loaded.run(read_inputs(source, manifest)))
+    say("Core ML runs on Apple's devices: this was its reference, op by op, in software", f"Wrote {output}")
 
 
 def bench(
@@ -42,9 +57,13 @@ def bench(
     seed: options.Seed = 0,
 ) -> None:
     """Time a compiled network on random inputs."""
+    from vgcomp.backends.coreml.artifact import is_artifact
     from vgcomp.backends.tvm.runtime import Artifact
+    from vgcomp.errors import Unavailable
     from vgcomp.units import format_bytes, format_seconds
 
+    if is_artifact(artifact):
+        raise Unavailable(f"{artifact} is for Core ML, which runs on Apple's devices: time it there")
     loaded = Artifact(artifact)
     inputs = _random(loaded.manifest, seed)
     loaded.run(inputs)

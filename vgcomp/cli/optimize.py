@@ -12,8 +12,10 @@ import typer
 
 from vgcomp.cli import options
 from vgcomp.cli.console import progress, say
+from vgcomp.errors import UsageError
 
 if TYPE_CHECKING:
+    from vgcomp.cli.emit import Form
     from vgcomp.program import Program
 
 
@@ -23,6 +25,11 @@ class Emit(StrEnum):
     onnx = "onnx"
     torch = "torch"
     tvm = "tvm"
+    coreml = "coreml"
+
+
+#: What is written for them; Core ML has a way of its own.
+_FORMS: dict[Emit | None, Form] = {Emit.onnx: "onnx", Emit.torch: "torch", Emit.tvm: "tvm"}
 
 
 def optimize(
@@ -36,6 +43,13 @@ def optimize(
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Compare outputs with the unmodified network's.")
     ] = False,
+    weights: Annotated[
+        str, typer.Option("--weights", help="Of --emit coreml: fp16, palettize-4, palettize-6 or linear-8.")
+    ] = "fp16",
+    timesteps: Annotated[
+        str | None,
+        typer.Option("--timesteps", metavar="T,T,...", help="Of --emit coreml: the schedule, to fold."),
+    ] = None,
     report: options.Reports = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan, and write nothing but the --report.")] = False,
     seed: options.Seed = 0,
@@ -46,6 +60,12 @@ def optimize(
     target_spec = checked_options(target, mem, passes, reports, None if dry_run else out)
     if form is Emit.tvm:
         _check_tvm(target_spec)
+    if form is not Emit.coreml and (weights != "fp16" or timesteps):
+        raise UsageError("--weights and --timesteps are for --emit coreml")
+    if form is Emit.coreml:
+        asked = (weights, timesteps, seed, cost_model)
+        _coreml(model, settings, target, mem, passes, None if dry_run else out, check, reports, *asked)
+        return
     begin = time.perf_counter()
     from vgcomp.backends.tvm.artifact import require_weights
     from vgcomp.cli.emit import emit, form_of, refuse_own_weights, with_report
@@ -76,12 +96,51 @@ def optimize(
         done = with_report(result, seconds=time.perf_counter() - begin)
         if out is not None and not dry_run:
             tell(f"writing {out}", 1.0)
-            done = emit(done, form.value if form else form_of(program), out)
+            done = emit(done, _FORMS.get(form) or form_of(program), out)
     for path in reports:
         write_report(done, path)
     _print(done.report, reports, out, dry_run)
     if done.report.artifacts:
         _say_absent(done.program)
+
+
+def _coreml(
+    model: str,
+    settings: list[str] | None,
+    target: str,
+    mem: str | None,
+    passes: str | None,
+    out: Path | None,
+    check: bool,
+    reports: Sequence[Path],
+    weights: str,
+    timesteps: str | None,
+    seed: int,
+    cost_model: options.CostModelName,
+) -> None:
+    """Parts for the Neural Engine: another pipeline, and figures a part."""
+    from vgcomp.cli.coreml import Order, optimize_coreml
+    from vgcomp.cost_models import named_model
+    from vgcomp.targets import load_target
+
+    device = load_target(target)
+    costs = named_model(cost_model.value, device)
+    order = Order(
+        model=model,
+        settings=settings or (),
+        target=device,
+        costs=costs,
+        memory=mem,
+        passes=passes,
+        weights=weights,
+        timesteps=timesteps,
+        out=out,
+        check=check,
+        seed=seed,
+        reports=reports,
+    )
+    with progress() as tell:
+        optimize_coreml(order, tell)
 
 
 def checked_options(target: str, mem: str | None, passes: str | None, reports: Sequence[Path], out: Path | None) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vgcomp.capture import capture
 from vgcomp.errors import UsageError
-from vgcomp.models import decoders, encoders, snapgen, transformers, unets
+from vgcomp.models import decoders, encoders, quality, snapgen, transformers, unets
 from vgcomp.models.initialise import build_untouched, randomise
 from vgcomp.models.network import InputSpec, Network, Settings
 from vgcomp.program import Program, Source
@@ -26,7 +26,7 @@ from vgcomp.program import Program, Source
 #: Every network of the zoo, by name.
 MODELS: dict[str, Network] = {
     network.name: network
-    for family in (unets, decoders, transformers, encoders, snapgen)
+    for family in (unets, decoders, transformers, encoders, snapgen, quality)
     for network in family.NETWORKS
 }
 
@@ -48,18 +48,21 @@ def build(name: str, **settings: Any) -> Program:
 
 
 def build_module(name: str, **settings: Any) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """The network as an eager module with seeded random weights, and example inputs for it.
+    """The network as an eager module with its trained or seeded random weights, and example inputs for it.
 
     The same seed gives the weights of ``build(name, weights="random")``.
     """
     network = find(name)
-    return _module(network, network.settings({**settings, "weights": "random"}))
+    weights = "random" if network.trained is None else network.defaults.weights
+    return _module(network, network.settings({"weights": weights, **settings}))
 
 
 def _module(network: Network, settings: Settings) -> tuple[nn.Module, tuple[Tensor, ...]]:
     module = build_untouched(lambda: network.make(settings), settings.dtype)
     if settings.weights == "random":
         randomise(module, settings.seed)
+    if settings.weights == "trained" and network.trained is not None:
+        network.trained(network.name, module)
     with torch.no_grad():
         return module, network.example_inputs(settings)
 

@@ -19,7 +19,7 @@ _DTYPES = {
     "fp32": torch.float32,
     "float32": torch.float32,
 }
-_CHOICES = {"weights": ("absent", "random"), "form": ("whole", "chunked")}
+_CHOICES = {"weights": ("absent", "random", "trained"), "form": ("whole", "chunked")}
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,10 @@ class Network:
     multiple: int = 8
     frame_step: int = 1
     output: str = "sample"
+    #: Puts trained weights into a module of ``make``, by the entry's name; None where there are none.
+    trained: Callable[[str, nn.Module], None] | None = None
+    #: Values of the inputs that say what to make, by name, for a seed; None: random numbers do.
+    conditions: Callable[[int], dict[str, Tensor]] | None = None
 
     def settings(self, given: Mapping[str, Any]) -> Settings:
         """The defaults with ``given`` in their place. Raises UsageError for sizes the network cannot have."""
@@ -97,6 +101,8 @@ class Network:
         for side in ("height", "width"):
             if getattr(chosen, side) % self.multiple:
                 raise UsageError(f"{self.name}: {side} must be a multiple of {self.multiple}")
+        if chosen.weights == "trained" and self.trained is None:
+            raise UsageError(f"{self.name} has no trained weights: weights is absent or random")
         if (chosen.frames - 1) % self.frame_step:
             raise UsageError(
                 f"{self.name}: frames must be {self.frame_step}·n + 1, such as {self._near(chosen.frames)}"
@@ -107,9 +113,9 @@ class Network:
         return (frames - 1) // self.frame_step * self.frame_step + 1
 
     def example_inputs(self, settings: Settings) -> tuple[Tensor, ...]:
-        """Inputs of the right shapes: seeded random numbers with weights='random', else uninitialised."""
+        """Inputs of the right shapes: seeded random numbers where there are weights, else uninitialised."""
         generator = torch.Generator().manual_seed(settings.seed)
-        real = settings.weights == "random"
+        real = settings.weights != "absent"
         return tuple(_example(spec, settings.dtype, generator, real) for spec in self.inputs(settings))
 
 

@@ -62,6 +62,8 @@ class PassResult:
     changed: bool
     stats: Mapping[str, Stat] = field(default_factory=dict)
     explanations: tuple[Explanation, ...] = ()
+    #: The program has other inputs or outputs than the one given, as the pass' purpose is.
+    new_interface: bool = False
 
 
 @runtime_checkable

@@ -39,6 +39,7 @@ BUILTIN: dict[str, str] = {
     "legalize-coreml": "vgcomp.passes.legalize_coreml:LegalizeCoreml",
     "slice-and-unroll": "vgcomp.passes.slice_and_unroll:SliceAndUnroll",
     "partition": "vgcomp.passes.partition:Partition",
+    "rehash-steps": "vgcomp.passes.rehash_steps:RehashSteps",
 }
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")

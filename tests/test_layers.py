@@ -12,7 +12,7 @@ MODULE_LINES, FUNCTION_LINES = 500, 60
 
 #: Lower layers first. A name is a module of vgcomp or a folder, which counts as one.
 LAYERS = (
-    ("alloc_trace", "allocator", "errors", "fields", "files", "max_flow", "ops", "result", "units"),
+    ("alloc_trace", "allocator", "errors", "fields", "files", "max_flow", "ops", "quality", "result", "units"),
     ("ir",),
     ("infer", "inplace", "loops", "slice_bytes", "slices", "track", "weights", "workspace"),
     ("cuda_temporaries", "published_slicing"),
@@ -23,10 +23,10 @@ LAYERS = (
     ("cost_models", "models", "targets"),
     ("execution",),
     ("device_memory", "load", "published_memory", "simulate", "slicing"),
-    ("resimulate",),
+    ("resimulate", "step_cuts"),
     ("passes",),
     ("backends", "check"),
-    ("crosscheck",),
+    ("crosscheck", "rehash"),
     ("optimize",),
     ("profiling", "report", "validate"),
     ("cli", "__main__"),

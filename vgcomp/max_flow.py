@@ -51,6 +51,16 @@ class Network:
             total += sum(self._augmentations(levels))
         return total
 
+    def source_side(self) -> frozenset[int]:
+        """After :meth:`max_flow`: the vertices that a minimum cut leaves with the source, as few as there can be."""
+        reached, stack = {self.SOURCE}, [self.SOURCE]
+        while stack:
+            for e in self._out[stack.pop()]:
+                if self._room[e] and self._head[e] not in reached:
+                    reached.add(self._head[e])
+                    stack.append(self._head[e])
+        return frozenset(reached)
+
     def _levels(self) -> list[int] | None:
         """Distance from the source of each vertex, None once the sink is out of reach."""
         levels = [-1] * len(self._out)

@@ -21,6 +21,7 @@ from vgcomp.cli.lists import models, passes, targets
 from vgcomp.cli.optimize import optimize
 from vgcomp.cli.plan import plan
 from vgcomp.cli.profile import profile
+from vgcomp.cli.rehash import rehash
 from vgcomp.cli.validate import validate
 from vgcomp.cli.verify import verify
 
@@ -49,7 +50,7 @@ def _main(
     pass
 
 
-for command in (optimize, inspect, plan, explain, verify, validate, profile, passes, targets, models):
+for command in (optimize, rehash, inspect, plan, explain, verify, validate, profile, passes, targets, models):
     app.command()(command)
 app.command("run")(run_artifact)
 app.command()(bench)

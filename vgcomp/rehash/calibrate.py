@@ -1,0 +1,164 @@
+"""Calibration on real runs: how like the kept values are between steps, and what reusing them does to the clip.
+
+Similarities come from one instrumented program, whatever its network: every value of a graph can be a further output.
+What reuse costs is measured in the clip, stretch by stretch (:class:`vgcomp.rehash.schedule.Stretches`):
+
+* from each full step j of the unmodified run, reuse steps are rolled out one by one; after those to step k - 1 the
+  latent is off by ``d[j, k]``;
+* what becomes of one such error at each k is found by running the unmodified steps on from the changed latent: the
+  change of the clip. Errors along it are carried over like it, those across it by its gain in length alone;
+* the changes that stretches make in the clip add up as vectors. Reuse lags behind always to the same side, so that
+  they mostly reinforce each other: lengths alone would promise ten decibels too much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vgcomp.backends.torch_module import TorchModule
+from vgcomp.program import Program
+from vgcomp.rehash.runner import Denoising, Job, Runs, step_inputs
+from vgcomp.rehash.schedule import NONE, UNKNOWN, Matrix, Schedule, Stretches
+from vgcomp.step_cuts.cut import Cut, Kept
+from vgcomp.step_cuts.emit import full_program, reuse_program, watched
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """An unmodified run: latents before each step and after the last, and what a full program left at each step."""
+
+    latents: tuple[Tensor, ...]
+    kept: tuple[tuple[Tensor, ...], ...]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One cut on some jobs, averaged over them. ``similarity[i, j]``: cosine of the values kept at steps i and j.
+
+    ``stretches``: predicted errors of clips, in the latent's units. ``spread``: clips' largest value less their least.
+    """
+
+    cut: Cut
+    similarity: Matrix
+    stretches: Stretches
+    spread: float
+
+    def psnr(self, schedule: Schedule) -> float:
+        """Predicted decibels of a schedule's clip to the unmodified one, of the latent's whole range."""
+        squared = self.stretches.squared_error(schedule)
+        return float(10 * np.log10(self.spread**2 / squared)) if squared > 0 else float("inf")
+
+
+def run_full(full: Runs, names: tuple[str, ...], denoising: Denoising, job: Job) -> Trajectory:
+    """The unmodified run of a job, with everything that the program gives beside its answer."""
+    latents, kept = [job.noise], []
+    for i in range(denoising.sampler.steps):
+        answer, *rest = full(*step_inputs(names, denoising, job, i, latents[-1]))
+        latents.append(denoising.sampler.step(i, latents[-1], answer))
+        kept.append(tuple(rest))
+    return Trajectory(tuple(latents), tuple(kept))
+
+
+def similarities(program: Program, values: Sequence[Kept], denoising: Denoising, jobs: Sequence[Job]) -> list[Matrix]:
+    """For each value of the graph the cosine of what it is at steps i and j, (steps, steps), averaged over jobs."""
+    module = TorchModule(watched(program, values))
+    sums = [np.zeros((denoising.sampler.steps,) * 2) for _ in values]
+    for job in jobs:
+        seen = run_full(module, program.input_names, denoising, job).kept
+        for k, total in enumerate(sums):
+            total += cosine([step[k] for step in seen])
+    return [total / len(jobs) for total in sums]
+
+
+def cosine(values: Sequence[Tensor]) -> Matrix:
+    """Cosines of all pairs; the Gram matrix is accumulated over pieces, so that no second copy of all is held."""
+    gram = np.zeros((len(values),) * 2)
+    flat = [value.flatten() for value in values]
+    for start in range(0, len(flat[0]), 1 << 20):
+        piece = torch.stack([value[start : start + (1 << 20)].double() for value in flat])
+        gram += (piece @ piece.T).numpy()
+    norms = np.sqrt(np.maximum(np.diag(gram), 1e-30))
+    return gram / np.outer(norms, norms)
+
+
+def calibrate(
+    program: Program, cut: Cut, denoising: Denoising, jobs: Sequence[Job], *, longest: int = 8
+) -> Calibration:
+    """Runs the jobs unmodified and rolls reuse out from each of their steps, up to ``longest`` - 1 in a row.
+
+    For each job it takes some ``longest`` reuse steps and half as many full ones as there are steps, for each step.
+    """
+    full, reuse = TorchModule(full_program(program, cut)), TorchModule(reuse_program(program, cut))
+    names, n = program.input_names, denoising.sampler.steps
+    index = _numbered(n, longest)
+    count = int(index.max()) + 1
+    similarity, products, spread = np.zeros((n, n)), np.zeros((count, count)), 0.0
+    with torch.no_grad():
+        for job in jobs:
+            run = run_full(full, names, denoising, job)
+            similarity += np.mean([cosine(values) for values in zip(*run.kept, strict=True)], axis=0)
+            off = _rolled_out(reuse, names, denoising, job, run, longest)
+            changes = _changes(full, names, denoising, job, run, off)
+            flat = torch.stack([changes[j, k].flatten() for j, k in sorted(changes, key=lambda jk: index[jk])])
+            products += (flat @ flat.T).double().numpy() / flat.shape[1]
+            spread += float(run.latents[-1].max() - run.latents[-1].min())
+    stretches = Stretches(index, products / len(jobs))
+    return Calibration(cut, similarity / len(jobs), stretches, spread / len(jobs))
+
+
+def _numbered(n: int, longest: int) -> NDArray[np.int64]:
+    """Numbers of the stretches that are rolled out: see :class:`Stretches`."""
+    index = np.full((n, n + 1), UNKNOWN, dtype=np.int64)
+    count = 0
+    for j in range(n):
+        index[j, j + 1] = NONE
+        for k in range(j + 2, min(j + longest, n) + 1):
+            index[j, k] = count
+            count += 1
+    return index
+
+
+def _rolled_out(
+    reuse: Runs, names: tuple[str, ...], denoising: Denoising, job: Job, run: Trajectory, longest: int
+) -> dict[tuple[int, int], Tensor]:
+    """(j, k) -> how far the latent before step k is off, where steps j + 1 to k - 1 reused what step j left."""
+    n, found = denoising.sampler.steps, {}
+    for j in range(n):
+        latent = run.latents[j + 1]
+        for i in range(j + 1, min(j + longest, n)):
+            (answer,) = reuse(*step_inputs(names, denoising, job, i, latent), *run.kept[j])
+            latent = denoising.sampler.step(i, latent, answer)
+            found[j, i + 1] = latent - run.latents[i + 1]
+    return found
+
+
+def _changes(
+    full: Runs,
+    names: tuple[str, ...],
+    denoising: Denoising,
+    job: Job,
+    run: Trajectory,
+    off: dict[tuple[int, int], Tensor],
+) -> dict[tuple[int, int], Tensor]:
+    """(j, k) -> what an error of that stretch changes in the clip; one run to the end for each k."""
+    n, found = denoising.sampler.steps, {}
+    for k in range(2, n + 1):
+        starts = [j for j in range(k) if (j, k) in off]
+        error = off[starts[len(starts) // 2], k]
+        latent = run.latents[k] + error
+        for i in range(k, n):
+            answer, *_ = full(*step_inputs(names, denoising, job, i, latent))
+            latent = denoising.sampler.step(i, latent, answer)
+        change = latent - run.latents[n]
+        length = float(error.square().sum().clamp_min(1e-30))
+        gain = float(change.norm()) / length**0.5
+        for j in starts:
+            along = float((off[j, k] * error).sum()) / length
+            found[j, k] = along * change + gain * (off[j, k] - along * error)
+    return found

@@ -1,0 +1,154 @@
+"""When to run the full program and when to reuse: schedules of a given number of full steps.
+
+A schedule has an entry a step, True where the step is full. The first always is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vgcomp.errors import UsageError
+
+Schedule = tuple[bool, ...]
+Matrix = NDArray[np.float64]
+
+
+def uniform(steps: int, full: int) -> Schedule:
+    """``full`` steps as evenly apart as they come, the first and the last among them."""
+    _check(steps, full)
+    if full == 1:
+        return _from_steps(steps, [0])
+    return _from_steps(steps, [round(k * (steps - 1) / (full - 1)) for k in range(full)])
+
+
+def thresholded(similarity: Matrix, least: float) -> Schedule:
+    """Streamlined Inference's Algorithm 1. ``similarity[i, j]`` is between the features of steps i and j.
+
+    From a full step j on, each step reuses j's feature while it is at least ``least`` similar to it; the first that is
+    not becomes the next full step. The first and the last step are full.
+    """
+    steps = len(similarity)
+    full, j = [0], 0
+    for i in range(1, steps - 1):
+        if not similarity[i, j] >= least:
+            full.append(i)
+            j = i
+    return _from_steps(steps, [*full, steps - 1])
+
+
+def algorithm1(similarity: Matrix, full: int) -> Schedule:
+    """:func:`thresholded` at the threshold that gives ``full`` full steps, or the most that does not exceed it.
+
+    The number of full steps does not fall evenly with the threshold, so that some numbers cannot be had.
+    """
+    _check(len(similarity), full)
+    levels = np.unique(similarity)[::-1]
+    found = [thresholded(similarity, float(level)) for level in [math.inf, *levels, -math.inf]]
+    fitting = [schedule for schedule in found if sum(schedule) <= full]
+    if not fitting:
+        raise UsageError(f"{full} full steps: the algorithm makes the first and the last step full, so at least 2")
+    return max(fitting, key=sum)
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """What reuse between two full steps does to the clip, for every such stretch that was calibrated.
+
+    ``index[j, k]``: the stretch that reuses what full step j left, in steps j + 1 to k - 1, k being the next full step
+    or the number of steps; :data:`NONE` where k is j + 1 (nothing is reused), :data:`UNKNOWN` where that was not
+    calibrated.
+    ``products[a, b]``: mean over the clip's elements of the product of what stretches a and b change in it.
+    """
+
+    index: NDArray[np.int64]
+    products: Matrix
+
+    @property
+    def steps(self) -> int:
+        """Of the sampler."""
+        return len(self.index)
+
+    def of(self, schedule: Schedule) -> list[int]:
+        """The stretches of a schedule that reuse. Raises UsageError where one was not calibrated."""
+        ends = [i for i, is_full in enumerate(schedule) if is_full] + [self.steps]
+        found = [int(self.index[j, k]) for j, k in pairwise(ends)]
+        if UNKNOWN in found:
+            raise UsageError("the schedule has a longer stretch of reuse than was calibrated")
+        return [stretch for stretch in found if stretch != NONE]
+
+    def squared_error(self, schedule: Schedule) -> float:
+        """The clip's mean squared error, predicted: what stretches change adds up, and may cancel or reinforce."""
+        chosen = self.of(schedule)
+        return max(0.0, float(self.products[np.ix_(chosen, chosen)].sum()))
+
+
+NONE, UNKNOWN = -1, -2
+
+
+@dataclass(frozen=True)
+class _Path:
+    """Full steps chosen so far, the stretches between them, and the squared error that these make together."""
+
+    squared: float
+    full: tuple[int, ...]
+    stretches: tuple[int, ...]
+
+
+def least_error(stretches: Stretches, full: int, *, width: int = 64) -> Schedule:
+    """The schedule of ``full`` full steps of least predicted error: a shortest path over full and reuse decisions.
+
+    A path's state is (step, full steps so far). Errors are vectors that add up, so what is best until a step need not
+    be best in the end: the ``width`` best paths of each state are followed. Raises UsageError where no path is short of
+    stretches that were not calibrated.
+    """
+    n = stretches.steps
+    _check(n, full)
+    states: list[list[_Path]] = [[] for _ in range(n + 1)]
+    states[0] = [_Path(0.0, (), ())]
+    for left in range(full, 0, -1):
+        reached: list[list[_Path]] = [[] for _ in range(n + 1)]
+        for j, paths in enumerate(states[:n]):
+            for k in range(j + 1, n + 1):
+                if stretches.index[j, k] != UNKNOWN and (k == n) == (left == 1):
+                    reached[k] += [_extended(path, j, int(stretches.index[j, k]), stretches.products) for path in paths]
+        states = [sorted(paths, key=lambda path: path.squared)[:width] for paths in reached]
+    if not states[n]:
+        raise UsageError(f"{full} full steps of {n} leave a stretch longer than was calibrated: ask for more of them")
+    return _from_steps(n, states[n][0].full)
+
+
+def _extended(path: _Path, j: int, stretch: int, products: Matrix) -> _Path:
+    if stretch == NONE:
+        return _Path(path.squared, (*path.full, j), path.stretches)
+    cross = float(products[stretch, list(path.stretches)].sum()) if path.stretches else 0.0
+    squared = path.squared + 2 * cross + float(products[stretch, stretch])
+    return _Path(squared, (*path.full, j), (*path.stretches, stretch))
+
+
+def sources(schedule: Schedule) -> list[int]:
+    """For each step the full step whose feature it uses (itself, where it is full)."""
+    found: list[int] = []
+    for i, is_full in enumerate(schedule):
+        found.append(i if is_full else found[-1])
+    return found
+
+
+def text(schedule: Sequence[bool]) -> str:
+    """``F..F.``: a letter a step."""
+    return "".join("F" if is_full else "." for is_full in schedule)
+
+
+def _from_steps(steps: int, full: Sequence[int]) -> Schedule:
+    chosen = set(full)
+    return tuple(i in chosen for i in range(steps))
+
+
+def _check(steps: int, full: int) -> None:
+    if not 1 <= full <= steps:
+        raise UsageError(f"{full} full steps of {steps}: it takes at least 1 and at most all")

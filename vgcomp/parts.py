@@ -67,7 +67,7 @@ def _part(program: Program, k: int, count: int, fixed: set[fx.Node]) -> Program:
     for node in inputs:
         made = graph.placeholder(str(node.target) if node.op == "placeholder" else node.name)
         value = ir.val(node)
-        made.meta = {**node.meta, "val": infer.fake_tensor(value.shape, value.dtype)}
+        made.meta = _kept(node) | {"val": infer.fake_tensor(value.shape, value.dtype)}
         env[node] = made
     for node in sorted((n for n in wanted if n in own or n in fixed), key=lambda n: (n.op != "get_attr", order[n])):
         env[node] = _copied(graph, node, env.__getitem__)
@@ -81,8 +81,13 @@ def _copied(graph: fx.Graph, node: fx.Node, env: Callable[[fx.Node], fx.Node]) -
     args: Any = fx.map_arg(node.args, env)
     kwargs: Any = fx.map_arg(node.kwargs, env)
     made = graph.create_node(node.op, node.target, args, kwargs, node.name)
-    made.meta = {name: value for name, value in node.meta.items() if name != PART}
+    made.meta = _kept(node)
     return made
+
+
+def _kept(node: fx.Node) -> dict[str, Any]:
+    """What a part's node is told of the whole's: it is of one part now."""
+    return {name: value for name, value in node.meta.items() if name != PART}
 
 
 def _results(program: Program, k: int, count: int, fixed: set[fx.Node]) -> list[tuple[str, fx.Node]]:

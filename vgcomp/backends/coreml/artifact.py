@@ -22,7 +22,7 @@ from torch import fx
 
 import vgcomp
 from vgcomp.backends.coreml.build import Feature, build_package, interface_of
-from vgcomp.backends.coreml.compress import Form, Weights, compressed
+from vgcomp.backends.coreml.compress import Form, Weights
 from vgcomp.backends.coreml.package import BLOB, MODEL
 from vgcomp.backends.coreml.predict import PartPrediction, predict_parts
 from vgcomp.backends.coreml.require import require_coreml
@@ -159,7 +159,7 @@ def _write_part(part: PartPrediction, job: Job, staged: Path, number: int) -> Pa
     name = f"part{number}.mlpackage"
     # It draws progress bars.
     with contextlib.redirect_stderr(io.StringIO()):
-        compressed(build_package(part.program), job.form).save(str(staged / name))
+        build_package(part.program, job.form).save(str(staged / name))
     blob = staged / name / MODEL.parent / BLOB
     load = blob.stat().st_size if blob.is_file() else 0
     interface = interface_of(part.program)

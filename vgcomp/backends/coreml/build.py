@@ -13,6 +13,7 @@ from torch import fx
 
 from vgcomp import ir
 from vgcomp.backends.coreml import emit_contract, emit_pointwise, emit_reduce, emit_shape  # noqa: F401  (fill the table)
+from vgcomp.backends.coreml.compress import FORMS, Form, passes_for
 from vgcomp.backends.coreml.registry import EMITTERS, Call
 from vgcomp.backends.coreml.require import require_coreml
 from vgcomp.backends.coreml.scope import Scope, mil_type
@@ -88,7 +89,7 @@ def check_program(program: Program) -> None:
             raise ModelError(f"{node.name} ({node.target}) has no Core ML form")
 
 
-def build_package(program: Program) -> Any:
+def build_package(program: Program, form: Form = FORMS["fp16"]) -> Any:
     """The part as a coremltools MLModel for iOS 18. Raises ModelError for what Core ML cannot say."""
     require_coreml()
     import coremltools as ct
@@ -99,7 +100,10 @@ def build_package(program: Program) -> Any:
 
     built = MilProgram()
     built.add_function("main", function)
-    pipeline = ct.PassPipeline(pass_names=list(PASSES), pipeline_name="vgcomp")
+    compression = passes_for(form)
+    pipeline = ct.PassPipeline(pass_names=[*PASSES, *compression], pipeline_name="vgcomp")
+    for name, config in compression.items():
+        pipeline.set_options(name, {"config": config})
     return ct.convert(
         built,
         pass_pipeline=pipeline,

@@ -45,17 +45,17 @@ def form_of(name: str) -> Form:
     return FORMS[name]
 
 
-def compressed(model: Any, form: Form) -> Any:
-    """The model with its weights in that form."""
+def passes_for(form: Form) -> dict[str, Any]:
+    """coremltools' passes that bring weights into that form, each with its configuration."""
     if form.bits == 16:
-        return model
+        return {}
     from coremltools.optimize import coreml as optimize
 
     if form.name == "linear-8":
         linear = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", granularity="per_channel")
-        return optimize.linear_quantize_weights(model, optimize.OptimizationConfig(global_config=linear))
+        return {"compression::linear_quantize_weights": optimize.OptimizationConfig(global_config=linear)}
     palette = optimize.OpPalettizerConfig(mode="custom", lut_function=_palettizer(form.bits))
-    return optimize.palettize_weights(model, optimize.OptimizationConfig(global_config=palette))
+    return {"compression::palettize_weights": optimize.OptimizationConfig(global_config=palette)}
 
 
 def _palettizer(bits: int) -> Callable[[NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]:

@@ -47,6 +47,8 @@ class Target(BaseModel):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     title: str
     kind: Literal["cuda", "ane", "cpu"]
+    #: What compilers call the device's code: sm_80, apple-a18, aarch64. None on a CPU: this machine's.
+    arch: str | None = None
 
     #: Device memory.
     memory_bytes: PositiveInt

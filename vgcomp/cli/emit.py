@@ -14,6 +14,7 @@ from vgcomp.report.source import Reportable
 from vgcomp.result import Explanation, Report
 
 if TYPE_CHECKING:
+    from vgcomp.backends.tvm.platform import Platform
     from vgcomp.program import Program
     from vgcomp.simulate import Timeline
 
@@ -41,14 +42,14 @@ def form_of(program: Program) -> Form:
     return "onnx" if program.source.kind == "onnx" else "torch"
 
 
-def emit(result: Reportable, form: Form, out: Path) -> Reported:
+def emit(result: Reportable, form: Form, out: Path, platform: Platform | None = None) -> Reported:
     """Fills the folder ``out``: ``optimized.onnx`` (or ``optimized/``, ``optimized.tvm/``) and two reports.
 
     They appear together or not at all. Raises OSError if the disk says no, UsageError if ``out`` is a file.
     """
     refuse_own_weights(result.program, out)
     with staged_directory(out) as staged:
-        _WRITERS[form](result, staged, out)
+        _WRITERS[form](result, staged, out, platform)
         written = sorted(entry.name for entry in staged.iterdir())
         names = (*written, "report.html", "report.json")
         done = with_report(result, artifacts=tuple(str(out / name) for name in names))
@@ -69,30 +70,35 @@ def refuse_own_weights(program: Program, out: Path) -> None:
             )
 
 
-def _write_onnx(result: Reportable, staged: Path, out: Path) -> None:
+def _write_onnx(result: Reportable, staged: Path, out: Path, platform: Platform | None) -> None:
     from vgcomp.backends.onnx_export import export_onnx
 
     # References to weights that stay where they are must hold from the final place.
     export_onnx(result.program, staged / "optimized.onnx", home=out, allow_absent=True)
 
 
-def _write_torch(result: Reportable, staged: Path, out: Path) -> None:
+def _write_torch(result: Reportable, staged: Path, out: Path, platform: Platform | None) -> None:
     result.program.save(staged / "optimized")
 
 
-def _write_tvm(result: Reportable, staged: Path, out: Path) -> None:
+def _write_tvm(result: Reportable, staged: Path, out: Path, platform: Platform | None) -> None:
     from vgcomp.backends.tvm.artifact import Predicted, write_artifact
+    from vgcomp.backends.tvm.platform import HERE
 
     after = result.report.after
     predicted = Predicted(
         peak_bytes=after.peak_bytes, peak_activation_bytes=after.peak_activation_bytes, latency_s=after.latency_s
     )
     write_artifact(
-        result.program, staged / "optimized.tvm", predicted=predicted, budget_bytes=result.report.budget_bytes
+        result.program,
+        staged / "optimized.tvm",
+        predicted=predicted,
+        platform=platform or HERE,
+        budget_bytes=result.report.budget_bytes,
     )
 
 
-_WRITERS: dict[Form, Callable[[Reportable, Path, Path], None]] = {
+_WRITERS: dict[Form, Callable[[Reportable, Path, Path, Platform | None], None]] = {
     "onnx": _write_onnx,
     "torch": _write_torch,
     "tvm": _write_tvm,

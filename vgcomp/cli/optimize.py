@@ -15,8 +15,8 @@ from vgcomp.cli.console import progress, say
 from vgcomp.errors import UsageError
 
 if TYPE_CHECKING:
-    from vgcomp.cli.emit import Form
-    from vgcomp.program import Program
+    from vgcomp.backends.tvm.platform import Platform
+    from vgcomp.cli.emit import Form, Reported
 
 
 class Emit(StrEnum):
@@ -38,34 +38,26 @@ def optimize(
     target: options.Target = options.DEFAULT_TARGET,
     mem: options.Memory = None,
     passes: options.Passes = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Where the results go.")] = None,
+    out: options.Out = None,
     form: Annotated[Emit | None, typer.Option("--emit", help="Form of the result; default: what came in.")] = None,
-    check: Annotated[
-        bool, typer.Option("--check/--no-check", help="Compare outputs with the unmodified network's.")
-    ] = False,
-    weights: Annotated[
-        str, typer.Option("--weights", help="Of --emit coreml: fp16, palettize-4, palettize-6 or linear-8.")
-    ] = "fp16",
-    timesteps: Annotated[
-        str | None,
-        typer.Option("--timesteps", metavar="T,T,...", help="Of --emit coreml: the schedule, to fold."),
-    ] = None,
+    arch: options.Arch = None,
+    check: options.Check = False,
+    weights: options.Weights = "fp16",
+    timesteps: options.Timesteps = None,
     report: options.Reports = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan, and write nothing but the --report.")] = False,
+    dry_run: options.DryRun = False,
     seed: options.Seed = 0,
     cost_model: options.CostModel = options.CostModelName.analytic,
 ) -> None:
     """Rewrite a network so that it fits a memory budget at the least latency; without one, list what is possible."""
     reports = report or []
     target_spec = checked_options(target, mem, passes, reports, None if dry_run else out)
-    if form is Emit.tvm:
-        _check_tvm(target_spec)
-    if form is not Emit.coreml and (weights != "fp16" or timesteps):
-        raise UsageError("--weights and --timesteps are for --emit coreml")
+    platform = _platform(form, target_spec, arch)
     if form is Emit.coreml:
         asked = (weights, timesteps, seed, cost_model)
         _coreml(model, settings, target, mem, passes, None if dry_run else out, check, reports, *asked)
         return
+    _refuse_coreml_options(weights, timesteps)
     begin = time.perf_counter()
     from vgcomp.backends.tvm.artifact import require_weights
     from vgcomp.cli.emit import emit, form_of, refuse_own_weights, with_report
@@ -96,12 +88,11 @@ def optimize(
         done = with_report(result, seconds=time.perf_counter() - begin)
         if out is not None and not dry_run:
             tell(f"writing {out}", 1.0)
-            done = emit(done, _FORMS.get(form) or form_of(program), out)
+            done = emit(done, _FORMS.get(form) or form_of(program), out, platform)
     for path in reports:
         write_report(done, path)
     _print(done.report, reports, out, dry_run)
-    if done.report.artifacts:
-        _say_absent(done.program)
+    _say_absent(done)
 
 
 def _coreml(
@@ -164,19 +155,31 @@ def checked_options(target: str, mem: str | None, passes: str | None, reports: S
     return target
 
 
-def _check_tvm(target: str) -> None:
-    """Refuses an artifact that could not be compiled here."""
+def _refuse_coreml_options(weights: str, timesteps: str | None) -> None:
+    """Options that other forms have no use for."""
+    if weights != "fp16" or timesteps:
+        raise UsageError("--weights and --timesteps are for --emit coreml")
+
+
+def _platform(form: Emit | None, target: str, arch: str | None) -> Platform | None:
+    """What a compiled result is for, known to be possible here; None for other results."""
+    if form is not Emit.tvm:
+        if arch is not None:
+            raise UsageError("--arch is for compiled results: add --emit tvm")
+        return None
     from vgcomp.backends.tvm.build import check_target
     from vgcomp.targets import load_target
 
-    check_target(load_target(target))
+    return check_target(load_target(target), arch)
 
 
-def _say_absent(program: Program) -> None:
-    """One line where weights were not found: which file the result will read them from."""
+def _say_absent(done: Reported) -> None:
+    """One line where weights of what was written were not found: which file the result will read them from."""
     from vgcomp.weights import FileData
 
-    paths = {weight.data.path for weight in program.weights.values() if isinstance(weight.data, FileData)}
+    if not done.report.artifacts:
+        return
+    paths = {weight.data.path for weight in done.program.weights.values() if isinstance(weight.data, FileData)}
     missing = sorted(path.name for path in paths if not path.exists())
     if missing:
         say(f"Weights that are not there are referenced: put {', '.join(missing)} beside the result to run it")

@@ -41,5 +41,18 @@ Reports = Annotated[
     list[Path] | None,
     typer.Option("--report", metavar="FILE", help="Write a report: FILE.json, .html, .md or .svg. May be repeated."),
 ]
+Out = Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Where the results go.")]
+Arch = Annotated[
+    str | None,
+    typer.Option("--arch", metavar="NAMES", help="Code of --emit tvm: sm_80,sm_90 or all; aarch64 on a CPU."),
+]
+Check = Annotated[bool, typer.Option("--check/--no-check", help="Compare outputs with the unmodified network's.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan, and write nothing but the --report.")]
+Weights = Annotated[
+    str, typer.Option("--weights", help="Of --emit coreml: fp16, palettize-4, palettize-6 or linear-8.")
+]
+Timesteps = Annotated[
+    str | None, typer.Option("--timesteps", metavar="T,T,...", help="Of --emit coreml: the schedule, to fold.")
+]
 
 DEFAULT_TARGET = "a100"

@@ -1,6 +1,8 @@
 """The artifact: a folder with the library, the weights and a manifest that says all that is needed to run them.
 
 model.so  weights.safetensors  manifest.json
+
+For iOS the library is ``libmodel.a``, with ``kernels.metal`` and ``INTEGRATION.md`` beside it.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from torch import Tensor
 import vgcomp
 from vgcomp import ir
 from vgcomp.backends.tvm.build import TIME_LIMIT_S, Library, build_library
+from vgcomp.backends.tvm.platform import HERE, Platform
 from vgcomp.errors import ModelError
 from vgcomp.files import staged_directory
 from vgcomp.program import Program
 
-LIBRARY, WEIGHTS, MANIFEST = "model.so", "weights.safetensors", "manifest.json"
+WEIGHTS, MANIFEST = "weights.safetensors", "manifest.json"
 SCHEMA: Literal["vgcomp.artifact/1"] = "vgcomp.artifact/1"
 
 
@@ -53,6 +56,15 @@ class Planned(_Record):
     total_bytes: int
 
 
+class Device(_Record):
+    """What runs the artifact: the kind of device, its architectures, and what must be present to load the library."""
+
+    kind: Literal["cpu", "cuda", "ios"]
+    arch: tuple[str, ...]
+    triple: str | None
+    needs: tuple[str, ...]
+
+
 class Manifest(_Record):
     """``weights``: the order of the library's arguments after the inputs. ``files``: SHA-256 by name."""
 
@@ -61,6 +73,8 @@ class Manifest(_Record):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     weights: tuple[str, ...]
+    device: Device
+    library: str
     target: dict[str, str]
     budget_bytes: int | None = None
     predicted: Predicted
@@ -80,16 +94,17 @@ def write_artifact(
     folder: Path,
     *,
     predicted: Predicted,
+    platform: Platform = HERE,
     budget_bytes: int | None = None,
     time_limit_s: float = TIME_LIMIT_S,
 ) -> Manifest:
-    """Compiles ``program`` for this machine's CPU and writes the artifact, whole or not at all.
+    """Compiles ``program`` and writes the artifact, whole or not at all.
 
     Raises ModelError where weights are absent, Unavailable where TVM is, or fails; UsageError if ``folder`` is a file.
     """
     require_weights(program)
     with staged_directory(folder) as staged:
-        library = build_library(program, staged / LIBRARY, time_limit_s=time_limit_s)
+        library = build_library(program, staged, platform, time_limit_s=time_limit_s)
         _write_weights({name: program.weights[name].load() for name in library.weights}, staged / WEIGHTS)
         inputs = zip(program.input_names, program.inputs, strict=True)
         outputs = zip(program.output_names, program.outputs, strict=True)
@@ -98,13 +113,20 @@ def write_artifact(
             inputs=tuple(_spec(name, ir.val(n)) for name, n in inputs),
             outputs=tuple(_spec(name, ir.val(n)) for name, n in outputs),
             weights=library.weights,
+            device=Device(
+                kind=platform.kind,
+                arch=platform.arch or (library.target["mcpu"],),
+                triple=platform.triple,
+                needs=platform.needs,
+            ),
+            library=platform.library,
             target=library.target,
             budget_bytes=budget_bytes,
             predicted=predicted,
             planned=Planned(arena_bytes=library.arena_bytes, total_bytes=library.planned_bytes),
             kernels=library.kernels,
             versions=_versions(),
-            files={name: file_hash(staged / name) for name in (LIBRARY, WEIGHTS)},
+            files={name: file_hash(staged / name) for name in (*library.files, WEIGHTS)},
         )
         (staged / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vgcomp import errors
+from vgcomp.backends.tvm.platform import HERE, Platform, platform_of, require_tools
 from vgcomp.backends.tvm.require import require_tvm
-from vgcomp.errors import Unavailable, UsageError, VgcompError
+from vgcomp.errors import Unavailable, VgcompError
 from vgcomp.program import Program
 from vgcomp.targets import Target
 
@@ -27,7 +28,10 @@ WORKER = ("-m", "vgcomp.backends.tvm.worker")
 
 @dataclass(frozen=True)
 class Library:
-    """What the compiler made. ``weights``: their order as arguments. Bytes: the arena's, and with the inputs'."""
+    """What the compiler made. ``weights``: their order as arguments. Bytes: the arena's, and with the inputs'.
+
+    ``files``: names of the library and what belongs to it.
+    """
 
     weights: tuple[str, ...]
     arena_bytes: int
@@ -35,30 +39,38 @@ class Library:
     kernels: int
     target: dict[str, str]
     seconds: float
+    files: tuple[str, ...]
 
 
-def check_target(target: Target) -> None:
-    """Raises Unavailable without TVM, UsageError for a device that it cannot compile for here."""
-    require_tvm()
-    if target.kind != "cpu":
-        raise UsageError(
-            f"the TVM backend compiles for this machine's CPU, not for {target.name}: "
-            "use --target cpu, or another --emit"
-        )
+def check_target(target: Target, arch: str | None = None) -> Platform:
+    """What artifacts for a target are compiled for.
 
-
-def build_library(program: Program, path: Path, *, time_limit_s: float = TIME_LIMIT_S) -> Library:
-    """Compiles ``program`` to the shared library ``path``; weights need no data.
-
-    Raises Unavailable (exit code 5) where TVM is missing, dies or takes longer than the limit.
+    Raises Unavailable where TVM or a compiler for the device is missing, UsageError for an architecture it lacks.
     """
     require_tvm()
+    platform = platform_of(target, arch)
+    require_tools(platform)
+    return platform
+
+
+def build_library(
+    program: Program, folder_out: Path, platform: Platform = HERE, *, time_limit_s: float = TIME_LIMIT_S
+) -> Library:
+    """Compiles ``program`` into the folder ``folder_out``, which exists; weights need no data.
+
+    Raises Unavailable (exit code 5) where TVM or a compiler is missing, dies or takes longer than the limit.
+    """
+    require_tvm()
+    require_tools(platform)
     with tempfile.TemporaryDirectory(prefix="vgcomp-tvm-") as name:
         folder = Path(name)
         program.without_data(frozenset(program.weights)).save(folder / "program")
+        (folder / "platform.json").write_text(json.dumps(asdict(platform)), encoding="utf-8")
         answer = _answer(folder, time_limit_s)
-        shutil.copyfile(folder / "model.so", path)
-    return Library(**{**answer, "weights": tuple(answer["weights"])})
+        files = sorted(entry.name for entry in (folder / "out").iterdir())
+        for file in files:
+            shutil.copyfile(folder / "out" / file, folder_out / file)
+    return Library(**{**answer, "weights": tuple(answer["weights"])}, files=tuple(files))
 
 
 def _answer(folder: Path, time_limit_s: float) -> dict[str, Any]:

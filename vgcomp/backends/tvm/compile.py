@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from vgcomp.backends.tvm.lower import Lowered
+from vgcomp.backends.tvm.platform import AARCH64_CXX, Platform
 from vgcomp.backends.tvm.schedule import scheduled
 from vgcomp.backends.tvm.schedule_gpu import scheduled_gpu
 
 
-def compile_module(lowered: Lowered, target: Any, *, system_lib: bool = False) -> Any:
+def compile_module(lowered: Lowered, target: Any, *, system_lib: str | None = None) -> Any:
     """An executable with the default schedules; ``target``: a ``tvm.target.Target``.
 
-    ``system_lib``: to be linked into a program, in which its functions register themselves.
+    ``system_lib``: the prefix under which its functions register themselves in a program that it is linked into.
     """
     import tvm
     from tvm import relax
 
-    schedule = scheduled if lowered.device == "cpu" else scheduled_gpu
     functions = {
-        var: schedule(lowered.kernels[var.name_hint]) if var.name_hint in lowered.kernels else function
+        var: _scheduled(lowered, var.name_hint) if var.name_hint in lowered.kernels else function
         for var, function in lowered.module.functions.items()
     }
-    module = tvm.IRModule(functions)
+    module = tvm.IRModule(functions, attrs={} if system_lib is None else {"system_lib_prefix": system_lib})
     passes = tvm.transform.Sequential(
         [
             relax.transform.LowerRuntimeBuiltin(),
@@ -33,7 +34,12 @@ def compile_module(lowered: Lowered, target: Any, *, system_lib: bool = False) -
     )
     # Device compilers unroll loops themselves.
     with target, tvm.transform.PassContext(config={"tirx.UnrollLoop": {"explicit_unroll": lowered.device == "cpu"}}):
-        return relax.build(module, target, relax_pipeline=passes, system_lib=system_lib or None)
+        return relax.build(module, target, relax_pipeline=passes, system_lib=system_lib is not None)
+
+
+def _scheduled(lowered: Lowered, name: str) -> Any:
+    built = lowered.kernels[name]
+    return scheduled(built) if lowered.device == "cpu" else scheduled_gpu(built, lowered.device)
 
 
 def host_target() -> tuple[Any, dict[str, str]]:
@@ -41,4 +47,38 @@ def host_target() -> tuple[Any, dict[str, str]]:
     import tvm
 
     described = {"kind": "llvm", "mcpu": str(tvm.target.codegen.llvm_get_system_cpu())}
+    return tvm.target.Target(described), described
+
+
+def compile_library(lowered: Lowered, platform: Platform, folder: Path) -> dict[str, str]:
+    """Writes the library, and what belongs to it, into ``folder``; how its target is written down."""
+    if platform.kind == "ios":
+        from vgcomp.backends.tvm.ios import compile_ios
+
+        return compile_ios(lowered, platform, folder)
+    if platform.kind == "cuda":
+        from vgcomp.backends.tvm.nvcc import compile_with_nvcc
+
+        compile_with_nvcc(platform.arch)
+    target, described = target_of(platform)
+    path = str(folder / platform.library)
+    if platform.triple is None:
+        compile_module(lowered, target).export_library(path)
+    else:
+        compile_module(lowered, target).export_library(path, cc=AARCH64_CXX)
+    return described
+
+
+def target_of(platform: Platform) -> tuple[Any, dict[str, str]]:
+    """A platform as TVM's target, and how it is written down."""
+    import tvm
+
+    host, described = host_target()
+    if platform.kind == "cuda":
+        # Kernels are written for the oldest of the architectures; nvcc compiles them for each.
+        arch = min(platform.arch, key=lambda name: int(name.removeprefix("sm_")))
+        return tvm.target.Target({"kind": "cuda", "arch": arch}, host=host), {**described, "kind": "cuda", "arch": arch}
+    if platform.triple is None:
+        return host, described
+    described = {"kind": "llvm", "mtriple": platform.triple, "mcpu": platform.arch[0] if platform.arch else "generic"}
     return tvm.target.Target(described), described

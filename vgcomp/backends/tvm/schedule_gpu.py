@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from vgcomp.backends.tvm.kernel import Built
+from vgcomp.backends.tvm.kernel import Built, Device
 
 #: Threads of a block of pointwise work, and at most for one reduction.
 _POINTWISE, _REDUCTION = 256, 512
@@ -20,7 +20,7 @@ _LONG = 256
 _ROWS = 128
 
 
-def scheduled_gpu(built: Built) -> Any:
+def scheduled_gpu(built: Built, device: Device) -> Any:
     """The kernel's function with every block bound."""
     from tvm import s_tir
 
@@ -39,7 +39,8 @@ def scheduled_gpu(built: Built) -> Any:
     rows = [name for name, at in left.items() if at == "row"]
     if rows:
         n = len(loops) - built.row
-        _rows(schedule, loops[:n], loops[n:], rows)
+        # Metal's shuffles count lanes within their own group, and TVM's reductions within the block.
+        _rows(schedule, loops[:n], loops[n:], rows, 1 if device == "metal" else _ROWS)
     else:
         _elements(schedule, loops, [name for name, at in left.items() if at == "tile"])
     return schedule.mod["main"].with_attr("global_symbol", built.function.attrs["global_symbol"])
@@ -105,14 +106,14 @@ def _elements(schedule: Any, loops: list[Any], stages: list[str]) -> None:
         schedule.set_scope(stage, 0, "local")
 
 
-def _rows(schedule: Any, outer: list[Any], row: list[Any], stages: list[str]) -> None:
-    """Threads side by side along a row, and several short rows in a block."""
+def _rows(schedule: Any, outer: list[Any], row: list[Any], stages: list[str], threads: int) -> None:
+    """Threads side by side along a row, and several short rows in a block of at most so many threads."""
     if not outer:
         outer = [schedule.add_unit_loop(row[0])]
     along = math.prod(_extent(schedule, loop) for loop in row)
     lanes = _threads(along, _REDUCTION)
     fused = _fused(schedule, outer)
-    deep = max(d for d in range(1, max(_ROWS // lanes, 1) + 1) if _extent(schedule, fused) % d == 0)
+    deep = max(d for d in range(1, max(threads // lanes, 1) + 1) if _extent(schedule, fused) % d == 0)
     block, deep_loop = schedule.split(fused, [None, deep])
     schedule.bind(block, "blockIdx.x")
     schedule.bind(deep_loop, "threadIdx.y")

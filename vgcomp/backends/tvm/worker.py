@@ -2,8 +2,8 @@
 
     python -m vgcomp.backends.tvm.worker FOLDER
 
-FOLDER holds ``program/``; ``model.so`` and ``answer.json`` appear in it. A mistake of the user's is an answer too;
-anything else ends the process, and its parent tells.
+FOLDER holds ``program/`` and ``platform.json``; ``out/`` and ``answer.json`` appear in it. A mistake of the user's is
+an answer too; anything else ends the process, and its parent tells.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vgcomp.backends.tvm.compile import compile_module, host_target
+from vgcomp.backends.tvm.compile import compile_library
 from vgcomp.backends.tvm.lower import lower
+from vgcomp.backends.tvm.platform import Platform
 from vgcomp.errors import VgcompError
 from vgcomp.program import Program
 
@@ -23,9 +24,11 @@ from vgcomp.program import Program
 def compile_folder(folder: Path) -> dict[str, Any]:
     """The answer: weights in the order of ``main``'s arguments, planned bytes, kernels, seconds."""
     begin = time.perf_counter()
-    lowered = lower(Program.load(folder / "program"))
-    target, described = host_target()
-    compile_module(lowered, target).export_library(str(folder / "model.so"))
+    given = json.loads((folder / "platform.json").read_text(encoding="utf-8"))
+    platform = Platform(given["kind"], tuple(given["arch"]), given["triple"])
+    lowered = lower(Program.load(folder / "program"), platform.device)
+    (folder / "out").mkdir()
+    described = compile_library(lowered, platform, folder / "out")
     return {
         "weights": list(lowered.weight_names),
         "planned_bytes": lowered.plan.planned_bytes,

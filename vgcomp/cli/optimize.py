@@ -17,6 +17,7 @@ from vgcomp.errors import UsageError
 if TYPE_CHECKING:
     from vgcomp.backends.tvm.platform import Platform
     from vgcomp.cli.emit import Form, Reported
+    from vgcomp.program import Program
 
 
 class Emit(StrEnum):
@@ -51,16 +52,16 @@ def optimize(
 ) -> None:
     """Rewrite a network so that it fits a memory budget at the least latency; without one, list what is possible."""
     reports = report or []
-    target_spec = checked_options(target, mem, passes, reports, None if dry_run else out)
+    folder = None if dry_run else out
+    target_spec = checked_options(target, mem, passes, reports, folder)
     platform = _platform(form, target_spec, arch)
     if form is Emit.coreml:
-        asked = (weights, timesteps, seed, cost_model)
-        _coreml(model, settings, target, mem, passes, None if dry_run else out, check, reports, *asked)
+        given = (model, settings, target, mem, passes, folder, check, reports)
+        _coreml(*given, weights, timesteps, seed, cost_model)
         return
     _refuse_coreml_options(weights, timesteps)
     begin = time.perf_counter()
-    from vgcomp.backends.tvm.artifact import require_weights
-    from vgcomp.cli.emit import emit, form_of, refuse_own_weights, with_report
+    from vgcomp.cli.emit import emit, form_of, with_report
     from vgcomp.cli.source import load_source
     from vgcomp.cost_models import named_model
     from vgcomp.optimize import optimize as run_optimizer
@@ -71,10 +72,8 @@ def optimize(
     with progress() as tell:
         tell(f"reading {model}", 0.0)
         program = load_source(model, settings or [])
-        if out is not None and not dry_run:
-            refuse_own_weights(program, out)
-            if form is Emit.tvm:
-                require_weights(program)
+        if folder is not None:
+            _check_weights(program, folder, platform)
         result = run_optimizer(
             program,
             target=target_spec,
@@ -86,13 +85,12 @@ def optimize(
             cost_model=costs,
         )
         done = with_report(result, seconds=time.perf_counter() - begin)
-        if out is not None and not dry_run:
-            tell(f"writing {out}", 1.0)
-            done = emit(done, _FORMS.get(form) or form_of(program), out, platform)
+        if folder is not None:
+            tell(f"writing {folder}", 1.0)
+            done = emit(done, _FORMS.get(form) or form_of(program), folder, platform)
     for path in reports:
         write_report(done, path)
-    _print(done.report, reports, out, dry_run)
-    _say_absent(done)
+    _print(done, reports, out, dry_run)
 
 
 def _coreml(
@@ -155,6 +153,16 @@ def checked_options(target: str, mem: str | None, passes: str | None, reports: S
     return target
 
 
+def _check_weights(program: Program, folder: Path, platform: Platform | None) -> None:
+    """Refuses weights that writing would destroy, or that a compiled result would lack."""
+    from vgcomp.backends.tvm.artifact import require_weights
+    from vgcomp.cli.emit import refuse_own_weights
+
+    refuse_own_weights(program, folder)
+    if platform is not None:
+        require_weights(program)
+
+
 def _refuse_coreml_options(weights: str, timesteps: str | None) -> None:
     """Options that other forms have no use for."""
     if weights != "fp16" or timesteps:
@@ -185,13 +193,12 @@ def _say_absent(done: Reported) -> None:
         say(f"Weights that are not there are referenced: put {', '.join(missing)} beside the result to run it")
 
 
-def _print(report: object, reports: Sequence[Path], out: Path | None, dry_run: bool) -> None:
+def _print(done: Reported, reports: Sequence[Path], out: Path | None, dry_run: bool) -> None:
     from vgcomp.cli import tables
     from vgcomp.report import summary
-    from vgcomp.result import Report
     from vgcomp.units import format_seconds
 
-    assert isinstance(report, Report)
+    report = done.report
     say(tables.heading(report), tables.before_after(report))
     if report.front:
         say(tables.front(report), *filter(None, (summary.left_out_text(report), tables.other_point(report))))
@@ -204,3 +211,4 @@ def _print(report: object, reports: Sequence[Path], out: Path | None, dry_run: b
     elif out is None:
         say("Nothing was written: -o DIR takes the result")
     say(f"Took {format_seconds(report.seconds)}")
+    _say_absent(done)

@@ -205,5 +205,5 @@ def test_both_programs_elsewhere_make_the_clip_that_torch_makes(kind: str, backe
 def test_least_error_leaves_nothing_on_the_table(rehashed: choose.Rehash) -> None:
     for found in rehashed.calibrations.values():
         best = found.stretches.squared_error(least_error(found.stretches, 3))
-        others = [choose.SCHEDULES[rule](found, 3) for rule in ("algorithm-1", "uniform")]
+        others = [choose.SCHEDULES[rule](found, 3) for rule in ("algorithm-1", "algorithm-1-effect", "uniform")]
         assert all(best <= found.stretches.squared_error(schedule) for schedule in others)

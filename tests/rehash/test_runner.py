@@ -120,3 +120,5 @@ def test_samplers_by_name() -> None:
         make_sampler("euler", 9)
     with pytest.raises(UsageError, match="1 steps"):
         make_sampler("ddim", 1)
+    with pytest.raises(UsageError, match="no shift"):
+        make_sampler("ddim", 9, 3.0)

@@ -16,6 +16,7 @@ from vgcomp.rehash.schedule import (
     Schedule,
     Stretches,
     algorithm1,
+    by_effect,
     least_error,
     sources,
     text,
@@ -80,6 +81,15 @@ def test_algorithm_1_by_hand() -> None:
     assert text(algorithm1(similarity, 3)) == "F..F.F"
     assert sources(thresholded(similarity, 0.7)) == [0, 0, 0, 3, 3, 5]
     assert sum(algorithm1(similarity, 5)) == 4, "five cannot be had: steps 1 and 2 fall together"
+
+
+def test_algorithm_1_by_effect_walks_on_while_the_clip_changes_little() -> None:
+    found = stretches(6, 0, coupled=False)
+    similarity = by_effect(found)
+    assert np.all(np.diag(similarity) == 0) and similarity[0, 3] == -np.inf
+    schedule = thresholded(similarity, -0.5)
+    for j, i in ((a, b) for b, a in enumerate(sources(schedule)) if a != b):
+        assert found.products[found.index[j, i + 1], found.index[j, i + 1]] ** 0.5 <= 0.5
 
 
 def test_a_stretch_that_was_not_calibrated_is_never_taken() -> None:

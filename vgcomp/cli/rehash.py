@@ -12,11 +12,13 @@ from vgcomp.cli import options
 from vgcomp.cli.console import progress, say, table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from rich.table import Table
+    from torch import Tensor
 
     from vgcomp.program import Program
     from vgcomp.rehash.choose import Choice, Rehash
-    from vgcomp.rehash.runner import Job
 
 
 class When(StrEnum):
@@ -24,6 +26,7 @@ class When(StrEnum):
 
     least_error = "least-error"
     algorithm_1 = "algorithm-1"
+    algorithm_1_effect = "algorithm-1-effect"
     uniform = "uniform"
 
 
@@ -40,6 +43,9 @@ def rehash(
     mem: options.Memory = None,
     target: options.Target = "cpu",
     sampler: Annotated[str, typer.Option("--sampler", help="flow-euler or ddim.")] = "flow-euler",
+    shift: Annotated[
+        float, typer.Option("--shift", min=0.01, help="Of flow-euler: above 1, more steps near noise.")
+    ] = 1.0,
     when: Annotated[When, typer.Option("--when", help="How the full steps are chosen.")] = When.least_error,
     clips: Annotated[int, typer.Option("--clips", min=1, help="Clips to calibrate on.")] = 2,
     inputs: Annotated[
@@ -63,19 +69,18 @@ def rehash(
     from vgcomp.targets import load_target
     from vgcomp.units import parse_bytes
 
-    device, budget = load_target(target), None if mem is None else parse_bytes(mem)
-    chosen_sampler = make_sampler(sampler, steps)
+    device, made = load_target(target), make_sampler(sampler, steps, shift)
+    budget = None if mem is None else parse_bytes(mem)
     if out is not None:
         check_directory_destination(out.absolute())
     with progress() as tell:
-        tell(f"reading {model}", 0.0)
         program = load_source(model, settings or [])
-        denoising = denoising_of(program, chosen_sampler, latent, timestep)
+        denoising = denoising_of(program, made, latent, timestep)
         given = read_given(inputs, program) if inputs is not None else {}
         found = run(
             program,
             denoising,
-            [seeded_job(program, denoising, seed + i, given) for i in range(clips)],
+            [seeded_job(program, denoising, i, given) for i in range(seed, seed + clips)],
             target=device,
             cost_model=named_model(cost_model.value, device),
             full=full,
@@ -84,19 +89,21 @@ def rehash(
             rule=when.value,
             progress=tell,
         )
-        others = [seeded_job(program, denoising, seed + _OTHER_SEEDS + i, given) for i in range(clips if check else 0)]
-        measured = _checked(found, program, others) if check else None
+        measured = _checked(found, program, range(seed, seed + clips), given) if check else None
         written = save(found, out) if out is not None else []
-    _print(found, target, measured)
+    _print(found, device.name, measured)
     say(f"Wrote {', '.join(map(str, written))}" if written else "Nothing was written: -o DIR takes the result")
     _hold(found, measured)
 
 
-def _checked(found: Rehash, program: Program, jobs: list[Job]) -> float:
-    """Mean PSNR of clips that calibration has not seen."""
+def _checked(found: Rehash, program: Program, seeds: Sequence[int], given: Mapping[str, Tensor]) -> float:
+    """Mean PSNR of clips of other seeds than those calibrated on, which are given."""
     from vgcomp.rehash.evaluate import mean_psnr
+    from vgcomp.rehash.jobs import seeded_job
 
-    return mean_psnr(found, program, jobs)
+    return mean_psnr(
+        found, program, [seeded_job(program, found.denoising, seed + _OTHER_SEEDS, given) for seed in seeds]
+    )
 
 
 def _print(found: Rehash, target: str, measured: float | None) -> None:

@@ -14,7 +14,7 @@ from vgcomp.program import PassRecord, Program
 from vgcomp.rehash.calibrate import Calibration, calibrate
 from vgcomp.rehash.options import Option, Seconds, finalists, needed_bytes, options, seconds
 from vgcomp.rehash.runner import Denoising, Job, Steps
-from vgcomp.rehash.schedule import Schedule, algorithm1, least_error, uniform
+from vgcomp.rehash.schedule import Schedule, algorithm1, by_effect, least_error, uniform
 from vgcomp.step_cuts.cut import Cut
 from vgcomp.targets import Target
 from vgcomp.units import format_bytes
@@ -28,6 +28,7 @@ Rule = Callable[[Calibration, int], Schedule]
 SCHEDULES: dict[str, Rule] = {
     "least-error": lambda found, full: least_error(found.stretches, full),
     "algorithm-1": lambda found, full: algorithm1(found.similarity, full),
+    "algorithm-1-effect": lambda found, full: algorithm1(by_effect(found.stretches), full),
     "uniform": lambda found, full: uniform(len(found.similarity), full),
 }
 

@@ -75,14 +75,16 @@ class Ddim:
         return float(torch.cumprod(1 - betas, 0)[timestep])
 
 
-#: Samplers by the name that the command line knows them by.
-SAMPLERS: dict[str, type[FlowEuler] | type[Ddim]] = {"flow-euler": FlowEuler, "ddim": Ddim}
+#: Names that the command line knows samplers by.
+SAMPLERS = ("flow-euler", "ddim")
 
 
-def make_sampler(name: str, steps: int) -> Sampler:
-    """The sampler of that name. Raises UsageError for an unknown name or a number of steps that it cannot have."""
+def make_sampler(name: str, steps: int, shift: float = 1.0) -> Sampler:
+    """The sampler of that name. Raises UsageError for an unknown name, or settings that it cannot have."""
     if name not in SAMPLERS:
         raise UsageError(f"no sampler is called {name!r}; there are {', '.join(SAMPLERS)}")
     if not 2 <= steps <= 1000:
         raise UsageError(f"{steps} steps: a schedule needs 2 to 1000")
-    return SAMPLERS[name](steps)
+    if name == "ddim" and shift != 1.0:
+        raise UsageError("ddim has no shift: leave --shift out, or take flow-euler")
+    return Ddim(steps) if name == "ddim" else FlowEuler(steps, shift)

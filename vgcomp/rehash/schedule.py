@@ -91,6 +91,24 @@ class Stretches:
 NONE, UNKNOWN = -1, -2
 
 
+def by_effect(stretches: Stretches) -> Matrix:
+    """A similarity for :func:`thresholded` that knows what matters: less the change in the clip if step i reuses too.
+
+    Features of late steps differ most and matter least, or the other way round, as the sampler has it: a threshold on
+    their cosine cannot know. Here ``[i, j]`` is minus the root mean square change that the stretch from j over i makes;
+    minus infinity where that was not calibrated.
+    """
+    n = stretches.steps
+    found = np.full((n, n), -math.inf)
+    for j in range(n):
+        found[j, j] = 0.0
+        for i in range(j + 1, n):
+            stretch = stretches.index[j, i + 1]
+            if stretch >= 0:
+                found[i, j] = -math.sqrt(max(0.0, float(stretches.products[stretch, stretch])))
+    return found
+
+
 @dataclass(frozen=True)
 class _Path:
     """Full steps chosen so far, the stretches between them, and the squared error that these make together."""

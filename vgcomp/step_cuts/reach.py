@@ -9,7 +9,7 @@ from torch import fx
 from vgcomp import ir
 from vgcomp.cost_models.work import work_of
 from vgcomp.program import Program
-from vgcomp.step_cuts.cut import Cut, upstream
+from vgcomp.step_cuts.cut import upstream
 
 
 def node_flops(node: fx.Node) -> float:
@@ -34,26 +34,6 @@ def downstream(roots: Iterable[fx.Node]) -> set[fx.Node]:
                 found.add(node)
                 stack.append(node)
     return found
-
-
-def still_computed(program: Program, cut: Cut) -> set[fx.Node]:
-    """The nodes that a reuse step runs: what the outputs need beside the values kept."""
-    pairs = cut.nodes(program)
-    kept = [node for node, _ in pairs]
-    found = upstream(program.outputs, kept)
-    # A base is wanted where its difference is; it may be what makes another kept value's base wanted.
-    waiting = list(pairs)
-    while waiting:
-        ready = [(node, base) for node, base in waiting if _wanted(program, node, found)]
-        if not ready:
-            break
-        waiting = [pair for pair in waiting if pair not in ready]
-        found |= upstream((base for _, base in ready if base is not None), kept)
-    return found
-
-
-def _wanted(program: Program, node: fx.Node, found: set[fx.Node]) -> bool:
-    return node in program.outputs or any(user in found for user in node.users)
 
 
 def read_inputs(program: Program, outputs: Iterable[int] | None = None) -> frozenset[str]:

@@ -63,8 +63,8 @@ class HalfPrecision:
 
 
 def _angles(graph: fx.Graph) -> set[fx.Node]:
-    """Sines and cosines (and comparisons) of wide values, and what they are computed from."""
-    found: set[fx.Node] = set()
+    """Sines and cosines (and comparisons) of wide values with what they are computed from; statistics of slices."""
+    found = _from_statistics(graph)
     queue = [node for node in graph.nodes if node.target in _ANGLES and _wide(node.args[0])]
     while queue:
         node = queue.pop()
@@ -73,6 +73,16 @@ def _angles(graph: fx.Graph) -> set[fx.Node]:
         found.add(node)
         cheap = node.target in _BEFORE or node.target in _ANGLES
         queue += [x for x in node.all_input_nodes if cheap and (x.op != "call_function" or x.target in _BEFORE)]
+    return found
+
+
+def _from_statistics(graph: fx.Graph) -> set[fx.Node]:
+    """What merges the statistics of slices, whose counts and sums fp16 does not hold."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        cheap = node.target in _BEFORE and not _is_ours(node)
+        if cheap and any(x in found or x.target in _STATISTICS for x in node.all_input_nodes):
+            found.add(node)
     return found
 
 
@@ -89,10 +99,10 @@ def _narrows(node: fx.Node, wide: set[fx.Node]) -> bool:
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         return False
     wanted = torch.float32 if node in wide else torch.float16
-    return value.dtype != wanted and node.target not in _STATISTICS and not _keeps_statistics(node)
+    return value.dtype != wanted and node.target not in _STATISTICS and not _is_ours(node)
 
 
-def _keeps_statistics(node: fx.Node) -> bool:
+def _is_ours(node: fx.Node) -> bool:
     return node.op == "call_function" and getattr(node.target, "namespace", "") == "vgcomp"
 
 
@@ -141,16 +151,19 @@ class _Narrower:
             return self._as(node.args[0], wanted)  # type: ignore[arg-type]
         inside = wanted if wanted.is_floating_point else torch.float16
         inside = torch.float32 if node in self.wide else inside
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda x: self._operand(x, inside))  # type: ignore[misc]
+        ours = _is_ours(node)
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda x: self._operand(x, inside, ours))  # type: ignore[misc]
         args, kwargs = fx.node.map_aggregate((args, kwargs), lambda x: _dtype_argument(x, inside))  # type: ignore[misc]
         made = self.graph.create_node("call_function", node.target, _held(node, args), kwargs, node.name)
         made.meta = dict(node.meta)
         made.meta["val"] = infer.node_value(made)
         return made
 
-    def _operand(self, node: fx.Node, dtype: torch.dtype) -> fx.Node:
+    def _operand(self, node: fx.Node, dtype: torch.dtype, ours: bool) -> fx.Node:
+        """``ours``: for an op of ours, which takes statistics as they are."""
         value = ir.val(self.env[node])
-        if not value.is_floating_point() or (_keeps_statistics(node) and value.dtype == torch.float32):
+        statistics = node.target in _STATISTICS or (node in self.wide and node.op == "call_function")
+        if not value.is_floating_point() or (ours and statistics):
             return self.env[node]
         return self._as(node, dtype)
 

@@ -1,14 +1,14 @@
 """Sliced loops as plain ops: every step's slices, its body, and one concatenation at the end.
 
 For backends without loops that write into a buffer. What a loop wrote in place then exists twice while its pieces are
-joined; ``vgcomp.memory`` of the unrolled graph says what that comes to. Merges of combined results become calls of
-``vgcomp::merge_*``.
+joined; ``vgcomp.memory`` of the unrolled graph says what that comes to. Merges of combined results are spelled out, in
+fp32 as their ops have it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -16,7 +16,9 @@ from torch import fx
 from vgcomp import infer, ir
 from vgcomp.errors import InternalError
 from vgcomp.legalize.editor import Editor, shape_of
-from vgcomp.loops import MERGE_OPS, operands_of, output_nodes
+from vgcomp.loops import operands_of, output_nodes
+
+aten = ir.aten
 
 
 def unroll(graph: fx.Graph) -> int:
@@ -75,7 +77,7 @@ class _Unroller:
             combine, span = loop.results[k].combine, step.writes[k]
             if combine is not None:
                 before = state.totals.get(k)
-                state.totals[k] = value if before is None else self.at.call(MERGE_OPS[combine], before, value)
+                state.totals[k] = value if before is None else _MERGES[combine](self.at, before, value)
             elif span is not None:
                 state.pieces.setdefault(k, []).append((span, value))
         state.carries.update(zip(body.carries_out, outputs[len(body.results) :], strict=True))
@@ -112,6 +114,40 @@ class _Unroller:
         if result.axis is None:
             return state.totals[k]
         return joined(self.at, result, state.pieces.get(k, []))
+
+
+def _merged_moments(at: Editor, a: fx.Node, b: fx.Node) -> fx.Node:
+    """As ``vgcomp::merge_moments``: counts, means, sums of squared deviations."""
+    (count_a, mean_a, squares_a), (count_b, mean_b, squares_b) = (
+        [at.slice(x, 0, i, i + 1) for i in range(3)] for x in (a, b)
+    )
+    count = at.call(aten.add.Tensor, count_a, count_b)
+    delta = at.call(aten.sub.Tensor, mean_b, mean_a)
+    share = at.call(aten.div.Tensor, count_b, count)
+    mean = at.call(aten.add.Tensor, mean_a, at.call(aten.mul.Tensor, delta, share))
+    between = at.call(aten.mul.Tensor, at.call(aten.mul.Tensor, delta, delta), at.call(aten.mul.Tensor, count_a, share))
+    squares = at.call(aten.add.Tensor, at.call(aten.add.Tensor, squares_a, squares_b), between)
+    return at.cat([count, mean, squares], 0)
+
+
+def _merged_softmax(at: Editor, a: fx.Node, b: fx.Node) -> fx.Node:
+    """As ``vgcomp::merge_softmax``: weighted values, the row's maximum, the sum of its exponentials."""
+    dim, end = len(shape_of(a)) - 1, shape_of(a)[-1]
+    bounds = ((0, end - 2), (end - 2, end - 1), (end - 1, end))
+    parts = [[at.slice(x, dim, lo, hi) for lo, hi in bounds] for x in (a, b)]
+    top = at.call(aten.maximum.default, parts[0][1], parts[1][1])
+    factors = [at.call(aten.exp.default, at.call(aten.sub.Tensor, part[1], top)) for part in parts]
+    sums = []
+    for k in (0, 2):
+        left, right = (at.call(aten.mul.Tensor, part[k], factor) for part, factor in zip(parts, factors, strict=True))
+        sums.append(at.call(aten.add.Tensor, left, right))
+    return at.cat([sums[0], top, sums[1]], dim)
+
+
+_MERGES: dict[ir.Combine, Callable[[Editor, fx.Node, fx.Node], fx.Node]] = {
+    "moments": _merged_moments,
+    "softmax": _merged_softmax,
+}
 
 
 def read(at: Editor, x: fx.Node, axis: ir.Axis | None, span: ir.Span | None) -> fx.Node:

@@ -19,6 +19,8 @@ aten = torch.ops.aten
 def _convolution(call: Call) -> Any:
     n = len(call.shape_of("weight")) - 2
     bias = call.optional("bias")
+    if not call.scope.is_constant(call.node_of("weight")) and any(d != 1 for d in spread(call["dilation"], n)):
+        raise ModelError(f"{call.node.name}: Core ML has no convolution with dilation whose weights are computed")
     arguments: dict[str, Any] = {
         "x": call.var("input"),
         "weight": call.var("weight"),

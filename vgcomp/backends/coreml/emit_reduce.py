@@ -149,7 +149,7 @@ def _group_norm_apply(call: Call) -> Any:
     """y = x * scale + shift, both computed in fp32, one number a channel."""
     scope, mb, groups = call.scope, call.mb, call["groups"]
     n, c = call.shape[0], call.shape[1]
-    count, mean, squares = (_row(call, call.var("moments"), i, [n, groups, 1]) for i in range(3))
+    count, mean, squares = (_row(call, call.operand("moments", _F32), i, [n, groups, 1]) for i in range(3))
     variance = mb.add(x=mb.real_div(x=squares, y=count), y=scope.scalar(call["eps"], _F32))
     deviation = mb.rsqrt(x=variance, epsilon=scope.scalar(1e-45, _F32))
     scale, mean = (scope.reshape(mb.tile(x=x, reps=[1, 1, c // groups]), [n, c]) for x in (deviation, mean))
@@ -167,18 +167,6 @@ def _row(call: Call, x: Any, i: int, shape: list[int]) -> Any:
     return call.scope.reshape(call.scope.slice(x, 0, i, i + 1), shape)
 
 
-@emits(own.merge_moments.default)
-def _merge_moments(call: Call) -> Any:
-    mb, shape = call.mb, [1, *call.shape[1:]]
-    count_a, mean_a, m2_a = (_row(call, call.var("a"), i, shape) for i in range(3))
-    count_b, mean_b, m2_b = (_row(call, call.var("b"), i, shape) for i in range(3))
-    count = mb.add(x=count_a, y=count_b)
-    delta, share = mb.sub(x=mean_b, y=mean_a), mb.real_div(x=count_b, y=count)
-    mean = mb.add(x=mean_a, y=mb.mul(x=delta, y=share))
-    between = mb.mul(x=mb.mul(x=delta, y=delta), y=mb.mul(x=count_a, y=share))
-    return mb.concat(values=[count, mean, mb.add(x=mb.add(x=m2_a, y=m2_b), y=between)], axis=0)
-
-
 @emits(own.attention_partial.default)
 def _attention_partial(call: Call) -> Any:
     scope, mb = call.scope, call.mb
@@ -191,19 +179,6 @@ def _attention_partial(call: Call) -> Any:
     return mb.concat(values=[mb.matmul(x=weights, y=v), top, total], axis=last)
 
 
-@emits(own.merge_softmax.default)
-def _merge_softmax(call: Call) -> Any:
-    mb = call.mb
-    (values_a, top_a, sum_a), (values_b, top_b, sum_b) = (_parts(call, name) for name in ("a", "b"))
-    top = mb.maximum(x=top_a, y=top_b)
-    factor_a, factor_b = (mb.exp(x=mb.sub(x=own_top, y=top)) for own_top in (top_a, top_b))
-
-    def weighted(left: Any, right: Any) -> Any:
-        return mb.add(x=mb.mul(x=left, y=factor_a), y=mb.mul(x=right, y=factor_b))
-
-    return mb.concat(values=[weighted(values_a, values_b), top, weighted(sum_a, sum_b)], axis=len(call.shape) - 1)
-
-
 @emits(own.attention_finish.default)
 def _attention_finish(call: Call) -> Any:
     values, _, total = _parts(call, "partial")
@@ -212,6 +187,6 @@ def _attention_finish(call: Call) -> Any:
 
 def _parts(call: Call, name: str) -> list[Any]:
     """(values, row maximum, row sum) of partial attention."""
-    x = call.var(name)
+    x = call.operand(name, _F32)
     dim, end = len(x.shape) - 1, int(x.shape[-1])
     return [call.scope.slice(x, dim, lo, hi) for lo, hi in ((0, end - 2), (end - 2, end - 1), (end - 1, end))]

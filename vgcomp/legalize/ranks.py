@@ -41,7 +41,7 @@ class HighRank:
         for node in list(self.graph.nodes):
             if node.op == "placeholder" and self._high(node) and node.users:
                 raise ModelError(_refused("input", node, self.limit))
-            if node.op != "call_function" or not (self._high(node) or any(map(self._high, node.all_input_nodes))):
+            if node.op != "call_function" or not self._concerns(node):
                 continue
             self._rewrite(node)
             rewritten.append(node)
@@ -59,6 +59,13 @@ class HighRank:
     def seen_as(self, at: Editor, node: fx.Node, shape: Sequence[int]) -> fx.Node:
         """A node's elements in another shape."""
         return at.reshape(self.flat(node), shape)
+
+    def _concerns(self, node: fx.Node) -> bool:
+        """True for a node of too many dimensions, its own or its inputs'; a weight seen in fewer is legal."""
+        if self._high(node):
+            return True
+        high = [x for x in node.all_input_nodes if self._high(x)]
+        return bool(high) and not (node.target is aten.reshape.default and high[0].op == "get_attr")
 
     def _high(self, node: fx.Node) -> bool:
         return node.op != "output" and not ir.is_loop(node) and ir.val(node).dim() > self.limit

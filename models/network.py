@@ -94,6 +94,8 @@ class Network:
     trained: Callable[[str, nn.Module], None] | None = None
     #: Values of the inputs that say what to make, by name, for a seed; None: random numbers do.
     conditions: Callable[[int], dict[str, Tensor]] | None = None
+    #: The sampler that a denoiser was trained for, as ``vgcomp rehash --sampler`` knows it.
+    sampler: str = "flow-euler"
 
     def settings(self, given: Mapping[str, Any]) -> Settings:
         """The defaults with ``given`` in their place. Raises UsageError for sizes the network cannot have."""

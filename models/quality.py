@@ -1,8 +1,8 @@
 """Two small trained video denoisers, so that quality can be measured: a UNet with temporal layers, a transformer.
 
 They generate moving shapes (:mod:`vgcomp.quality.shapes`): clips of 8 frames of 32×32 pixels. A latent is the clip with
-each 4×4 patch's 48 values as channels (space to depth: exact both ways, nothing learned). They predict the velocity of
-a straight flow from noise to clip; the timestep is 1000 at noise and 0 at the clip. Weights come from
+each 4×4 patch's 48 values as channels (space to depth: exact both ways, nothing learned). They predict the
+clip from what a straight flow has made of it; the timestep is 1000 at noise and 0 at the clip. Weights come from
 ``python -m tests.benchmarks.quality.train`` and lie in ``models/trained/``.
 
 With ``batch=2`` guidance is in the network: the prompt's half and the empty prompt's half of one batch, combined. With
@@ -25,7 +25,7 @@ from vgcomp.quality.latent import CHANNELS, PATCH
 from vgcomp.quality.shapes import PROMPT, make_clips
 
 _TRAINED = Path(__file__).parent / "trained"
-#: How far guidance goes past the prompt's own velocity.
+#: How far guidance goes past the prompt's own prediction.
 GUIDANCE = 2.0
 _EMBEDDING = 128
 
@@ -113,7 +113,7 @@ class _Block(nn.Module):
 
 
 class VideoUnet(nn.Module):
-    """(B, 48, T, H, W) latents, timesteps and (B, 12) prompts -> velocities of the latents' shape."""
+    """(B, 48, T, H, W) latents, timesteps and (B, 12) prompts -> clips' latents of the same shape."""
 
     def __init__(self, widths: tuple[int, ...] = (48, 64, 96), blocks: tuple[int, ...] = (1, 1, 2)) -> None:
         super().__init__()
@@ -185,6 +185,13 @@ class _Layer(nn.Module):
         return x + parts[8] * self.fc2(F.gelu(self.fc1(h)))  # type: ignore[no-any-return]
 
 
+def _waves(count: int, channels: int) -> Tensor:
+    """(count, channels): sines and cosines of places, from which their embeddings start."""
+    scales = torch.exp(-math.log(30.0) * torch.arange(channels // 2) / (channels // 2))
+    angles = torch.arange(count)[:, None] * scales
+    return torch.cat((angles.sin(), angles.cos()), dim=1)
+
+
 class VideoTransformer(nn.Module):
     """The same interface as :class:`VideoUnet`: one token a patch and frame, learned places."""
 
@@ -192,8 +199,10 @@ class VideoTransformer(nn.Module):
         super().__init__()
         self.condition = Condition()
         self.embed = nn.Linear(CHANNELS, channels)
-        self.places = nn.Parameter(torch.zeros(1, 1, size[0] * size[1], channels))
-        self.times = nn.Parameter(torch.zeros(1, frames, 1, channels))
+        rows, columns = _waves(size[0], channels // 2)[:, None], _waves(size[1], channels // 2)[None]
+        grid = torch.cat((rows.expand(-1, size[1], -1), columns.expand(size[0], -1, -1)), dim=2)
+        self.places = nn.Parameter(grid.reshape(1, 1, -1, channels))
+        self.times = nn.Parameter(_waves(frames, channels)[None, :, None])
         self.layers = nn.ModuleList(_Layer(channels) for _ in range(layers))
         self.norm_out = nn.LayerNorm(channels, elementwise_affine=False)
         self.condition_out = nn.Linear(_EMBEDDING, 2 * channels)
@@ -266,7 +275,17 @@ def _conditions(seed: int) -> dict[str, Tensor]:
 _DEFAULTS = Settings(frames=8, height=32, width=32, batch=2, dtype=torch.float32, weights="trained")
 
 NETWORKS = tuple(
-    Network(name, summary, _DEFAULTS, _make(name), _inputs, 16, trained=load_trained, conditions=_conditions)
+    Network(
+        name,
+        summary,
+        _DEFAULTS,
+        _make(name),
+        _inputs,
+        16,
+        trained=load_trained,
+        conditions=_conditions,
+        sampler="flow-euler-clean",
+    )
     for name, summary in (
         ("quality-unet", "a small UNet with temporal layers, trained on moving shapes, guidance included"),
         ("quality-transformer", "a small video transformer, trained on moving shapes, guidance included"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,10 @@ def test_a_straight_flow_ends_at_the_data(sampler: FlowEuler) -> None:
         latent = sampler.step(i, latent, noise - data)
     torch.testing.assert_close(latent, data)
     assert sampler.timestep(0) == 1000
+    clean = replace(sampler, predicts="clean")
+    for i in range(sampler.steps):
+        noise = clean.step(i, noise, data)
+    torch.testing.assert_close(noise, data)
 
 
 def test_ddim_with_the_right_noise_ends_near_the_data() -> None:

@@ -42,7 +42,9 @@ def rehash(
     least_psnr: Annotated[float, typer.Option("--psnr", help="Least PSNR of clips to the full schedule's, dB.")] = 30.0,
     mem: options.Memory = None,
     target: options.Target = "cpu",
-    sampler: Annotated[str, typer.Option("--sampler", help="flow-euler or ddim.")] = "flow-euler",
+    sampler: Annotated[
+        str | None, typer.Option("--sampler", help="flow-euler, flow-euler-clean or ddim; default: the network's own.")
+    ] = None,
     shift: Annotated[
         float, typer.Option("--shift", min=0.01, help="Of flow-euler: above 1, more steps near noise.")
     ] = 1.0,
@@ -63,19 +65,18 @@ def rehash(
     from vgcomp.cost_models import named_model
     from vgcomp.files import check_directory_destination
     from vgcomp.rehash.choose import rehash as run
-    from vgcomp.rehash.jobs import denoising_of, read_given, seeded_job
+    from vgcomp.rehash.jobs import denoising_of, read_given, sampler_name, seeded_job
     from vgcomp.rehash.sampler import make_sampler
-    from vgcomp.rehash.store import save
     from vgcomp.targets import load_target
     from vgcomp.units import parse_bytes
 
-    device, made = load_target(target), make_sampler(sampler, steps, shift)
-    budget = None if mem is None else parse_bytes(mem)
+    device, budget = load_target(target), None if mem is None else parse_bytes(mem)
     if out is not None:
         check_directory_destination(out.absolute())
     with progress() as tell:
         program = load_source(model, settings or [])
-        denoising = denoising_of(program, made, latent, timestep)
+        chosen = make_sampler(sampler or sampler_name(program), steps, shift)
+        denoising = denoising_of(program, chosen, latent, timestep)
         given = read_given(inputs, program) if inputs is not None else {}
         found = run(
             program,
@@ -90,10 +91,15 @@ def rehash(
             progress=tell,
         )
         measured = _checked(found, program, range(seed, seed + clips), given) if check else None
-        written = save(found, out) if out is not None else []
-    _print(found, device.name, measured)
-    say(f"Wrote {', '.join(map(str, written))}" if written else "Nothing was written: -o DIR takes the result")
+        written = _saved(found, out)
+    _print(found, device.name, measured, written)
     _hold(found, measured)
+
+
+def _saved(found: Rehash, out: Path | None) -> list[Path]:
+    from vgcomp.rehash.store import save
+
+    return save(found, out) if out is not None else []
 
 
 def _checked(found: Rehash, program: Program, seeds: Sequence[int], given: Mapping[str, Tensor]) -> float:
@@ -106,7 +112,7 @@ def _checked(found: Rehash, program: Program, seeds: Sequence[int], given: Mappi
     )
 
 
-def _print(found: Rehash, target: str, measured: float | None) -> None:
+def _print(found: Rehash, target: str, measured: float | None, written: Sequence[Path]) -> None:
     from vgcomp.passes.rehash_steps import what_is_read
     from vgcomp.rehash.schedule import text
     from vgcomp.step_cuts.reach import read_inputs
@@ -121,6 +127,7 @@ def _print(found: Rehash, target: str, measured: float | None) -> None:
     say(f"Latency of all steps, simulated: {format_seconds(chosen.latency_s)}, all full {format_seconds(whole)}")
     if measured is not None:
         say(f"PSNR on clips not calibrated on: {measured:.1f} dB")
+    say(f"Wrote {', '.join(map(str, written))}" if written else "Nothing was written: -o DIR takes the result")
 
 
 def _choices(found: Rehash) -> Table:

@@ -11,6 +11,7 @@ from torch import Tensor
 from vgcomp import ir
 from vgcomp.check import random_inputs
 from vgcomp.errors import ModelError, UsageError
+from vgcomp.models.network import Network
 from vgcomp.program import Program
 from vgcomp.rehash.runner import Denoising, Job
 from vgcomp.rehash.sampler import Sampler
@@ -60,9 +61,19 @@ def read_given(path: Path, program: Program) -> dict[str, Tensor]:
     return found
 
 
+def sampler_name(program: Program) -> str:
+    """The sampler that the program's network was trained for, where the zoo knows it."""
+    entry = _entry(program)
+    return "flow-euler" if entry is None else entry.sampler
+
+
 def _zoo_conditions(program: Program, seed: int) -> dict[str, Tensor]:
     """What the zoo's entry of the program says for a seed."""
+    entry = _entry(program)
+    return {} if entry is None or entry.conditions is None else entry.conditions(seed)
+
+
+def _entry(program: Program) -> Network | None:
     from vgcomp.models import MODELS
 
-    entry = MODELS.get(program.source.name) if program.source.kind == "zoo" else None
-    return {} if entry is None or entry.conditions is None else entry.conditions(seed)
+    return MODELS.get(program.source.name) if program.source.kind == "zoo" else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -30,13 +30,15 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class FlowEuler:
-    """Euler steps along a straight flow from noise (level 1) to data (level 0); the output is a velocity.
+    """Euler steps along a straight flow from noise (level 1) to data (level 0).
 
-    ``shift`` above 1 spends more of the steps near the noise.
+    ``predicts``: what the output is, the flow's velocity or the clean data. ``shift`` above 1 spends more of the steps
+    near the noise.
     """
 
     steps: int = 25
     shift: float = 1.0
+    predicts: Literal["velocity", "clean"] = "velocity"
 
     def level(self, i: int) -> float:
         """The noise level before step i; 0 after the last."""
@@ -47,7 +49,8 @@ class FlowEuler:
         return 1000 * self.level(i)
 
     def step(self, i: int, latent: Tensor, output: Tensor) -> Tensor:
-        return latent + (self.level(i + 1) - self.level(i)) * output
+        velocity = output if self.predicts == "velocity" else (latent - output) / self.level(i)
+        return latent + (self.level(i + 1) - self.level(i)) * velocity
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Ddim:
 
 
 #: Names that the command line knows samplers by.
-SAMPLERS = ("flow-euler", "ddim")
+SAMPLERS = ("flow-euler", "flow-euler-clean", "ddim")
 
 
 def make_sampler(name: str, steps: int, shift: float = 1.0) -> Sampler:
@@ -87,4 +90,6 @@ def make_sampler(name: str, steps: int, shift: float = 1.0) -> Sampler:
         raise UsageError(f"{steps} steps: a schedule needs 2 to 1000")
     if name == "ddim" and shift != 1.0:
         raise UsageError("ddim has no shift: leave --shift out, or take flow-euler")
-    return Ddim(steps) if name == "ddim" else FlowEuler(steps, shift)
+    if name == "ddim":
+        return Ddim(steps)
+    return FlowEuler(steps, shift, "clean" if name == "flow-euler-clean" else "velocity")

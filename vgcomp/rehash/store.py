@@ -30,7 +30,7 @@ class Table(BaseModel):
     steps: tuple[Literal["full", "reuse"], ...]
     timesteps: tuple[float, ...]
     sampler: str
-    settings: dict[str, float]
+    settings: dict[str, float | str]
     latent: str
     timestep: str
     cache: tuple[str, ...]
@@ -55,7 +55,7 @@ def table_of(found: Rehash) -> Table:
         steps=tuple("full" if is_full else "reuse" for is_full in chosen.schedule),
         timesteps=tuple(sampler.timestep(i) for i in range(sampler.steps)),
         sampler=type(sampler).__name__,
-        settings={name: float(value) for name, value in asdict(sampler).items()},  # type: ignore[call-overload]
+        settings=dict(asdict(sampler)),  # type: ignore[call-overload]
         latent=found.denoising.latent,
         timestep=found.denoising.timestep,
         cache=found.cache,

@@ -153,7 +153,7 @@ class Sizes:
 def run(name: str, sizes: Sizes, shift: float) -> tuple[list[Row], dict[str, object]]:
     """All rows of one network: the cuts at two numbers of full steps, and the chosen one at many."""
     program = build(name)
-    denoising = denoising_of(program, FlowEuler(STEPS, shift), "sample", "timestep")
+    denoising = denoising_of(program, FlowEuler(STEPS, shift, "clean"), "sample", "timestep")
     judge = judge_of(program, denoising, sizes.many)
     jobs = [seeded_job(program, denoising, CALIBRATED + i) for i in range(max(sizes.tried, sizes.chosen_on))]
     rows, choices = [], []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import fx
 
 from vgcomp import infer, ir
@@ -47,7 +48,7 @@ def reuse_program(program: Program, cut: Cut) -> Program:
     graph = new.graph
     pairs = cut.nodes(new)
     for name, (node, base) in zip(cache_names(cut), pairs, strict=True):
-        cache = _input(graph, name, node)
+        cache = _input(graph, name, _kept_value(node, base))
         taken = cache
         if base is not None:
             with graph.inserting_after(_later(graph, node, base)):
@@ -58,6 +59,8 @@ def reuse_program(program: Program, cut: Cut) -> Program:
         _replace(node, taken)
     remove_dead(graph)
     sort_graph(graph)
+    # A sum need not lie in memory as what it stands for did, nor what is computed from it.
+    infer.propagate(graph)
     return new.with_graph(graph)
 
 
@@ -106,8 +109,15 @@ def _place(node: fx.Node, placed: set[fx.Node]) -> None:
         placed.add(top)
 
 
-def _input(graph: fx.Graph, name: str, like: fx.Node) -> fx.Node:
-    value = ir.val(like)
+def _kept_value(node: fx.Node, base: fx.Node | None) -> torch.Tensor:
+    """What the full program puts out."""
+    if base is None:
+        return ir.val(node)
+    found: torch.Tensor = infer.evaluate_fake(aten.sub.Tensor, (ir.val(node), ir.val(base)))
+    return found
+
+
+def _input(graph: fx.Graph, name: str, value: torch.Tensor) -> fx.Node:
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
     with graph.inserting_after(last):
         node = graph.placeholder(name)

@@ -154,6 +154,8 @@ def _print(done: Reported, order: Order, parts: Sequence[PartPrediction], manife
     report = done.report
     say(tables.heading(report), tables.before_after(report), _parts(parts, manifest), *_totals(parts, order, manifest))
     say(tables.passes_line(report), summary.check_text(report))
+    if report.check.status == "passed" and order.weights != "fp16":
+        say("Compressed weights are other weights: that difference was held to no bound")
     written = [*report.artifacts, *map(str, order.reports)]
     say(f"Wrote {', '.join(written)}" if written else "Dry run: nothing was written")
     say(f"Took {format_seconds(report.seconds)}")

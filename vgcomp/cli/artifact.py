@@ -77,7 +77,8 @@ def bench(
     say(
         f"{manifest.model}: median {format_seconds(seconds[len(seconds) // 2])} of {runs} runs "
         f"({format_seconds(seconds[0])} to {format_seconds(seconds[-1])}), "
-        f"activations {format_bytes(manifest.planned.total_bytes)}, {'tuned' if manifest.tuned else 'not tuned'}"
+        f"activations {format_bytes(manifest.planned.total_bytes)}, "
+        f"{manifest.tuned_kernels} of {manifest.kernels} kernels tuned"
     )
 
 

@@ -42,6 +42,8 @@ def optimize(
     out: options.Out = None,
     form: Annotated[Emit | None, typer.Option("--emit", help="Form of the result; default: what came in.")] = None,
     arch: options.Arch = None,
+    tune: options.Tune = None,
+    tune_on: options.TuneOn = None,
     check: options.Check = False,
     weights: options.Weights = "fp16",
     timesteps: options.Timesteps = None,
@@ -55,6 +57,7 @@ def optimize(
     folder = None if dry_run else out
     target_spec = checked_options(target, mem, passes, reports, folder)
     platform = _platform(form, target_spec, arch)
+    _check_tune(tune, tune_on, platform)
     if form is Emit.coreml:
         given = (model, settings, target, mem, passes, folder, check, reports)
         _coreml(*given, weights, timesteps, seed, cost_model)
@@ -85,12 +88,26 @@ def optimize(
             cost_model=costs,
         )
         done = with_report(result, seconds=time.perf_counter() - begin)
+        if tune is not None:
+            from vgcomp.backends.tvm.build import tune as tune_kernels
+
+            tune_kernels(done.program, load_target(target_spec), 60 * tune, rpc=tune_on, progress=tell)
         if folder is not None:
             tell(f"writing {folder}", 1.0)
             done = emit(done, _FORMS.get(form) or form_of(program), folder, platform)
     for path in reports:
         write_report(done, path)
     _print(done, reports, out, dry_run)
+
+
+def _check_tune(tune: float | None, tune_on: str | None, platform: Platform | None) -> None:
+    """Raises UsageError where there is nothing to tune."""
+    if tune is None and tune_on is None:
+        return
+    if tune is None:
+        raise UsageError("--tune-on says where to tune: add --tune MINUTES")
+    if platform is None or platform.kind != "cpu" or platform.triple is not None:
+        raise UsageError("--tune measures kernels for this machine's kind of CPU: add --target cpu --emit tvm")
 
 
 def _coreml(

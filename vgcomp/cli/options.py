@@ -42,6 +42,16 @@ Reports = Annotated[
     typer.Option("--report", metavar="FILE", help="Write a report: FILE.json, .html, .md or .svg. May be repeated."),
 ]
 Out = Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Where the results go.")]
+Tune = Annotated[
+    float | None,
+    typer.Option(
+        "--tune", metavar="MINUTES", min=0.0, help="Of --emit tvm: measure kernels first; what was found is kept."
+    ),
+]
+TuneOn = Annotated[
+    str | None,
+    typer.Option("--tune-on", metavar="HOST:PORT/KEY", help="Of --tune: devices behind TVM's RPC tracker."),
+]
 Arch = Annotated[
     str | None,
     typer.Option("--arch", metavar="NAMES", help="Code of --emit tvm: sm_80,sm_90 or all; aarch64 on a CPU."),

@@ -34,7 +34,9 @@ def program_of(graph: fx.Graph, outputs: Sequence[str] = ("out",)) -> Program:
 class Compiled:
     """A Program compiled in this process; ``folder`` takes the library. CUDA devices are emulated."""
 
-    def __init__(self, program: Program, folder: Path, device: Literal["cpu", "cuda"] = "cpu") -> None:
+    def __init__(
+        self, program: Program, folder: Path, device: Literal["cpu", "cuda"] = "cpu", tuned: Any = None
+    ) -> None:
         import tvm
         from tvm import relax
 
@@ -47,7 +49,7 @@ class Compiled:
         self.library = folder / "model.so"
         host = host_target()[0]
         target = host if device == "cpu" else tvm.target.Target({"kind": "cuda", "arch": "sm_80"}, host=host)
-        compile_module(self.lowered, target).export_library(str(self.library))
+        compile_module(self.lowered, target, tuned=tuned).export_library(str(self.library))
         self._device = tvm.device(device)
         self._main = relax.VirtualMachine(tvm.runtime.load_module(str(self.library)), self._device)["main"]
 

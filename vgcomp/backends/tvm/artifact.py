@@ -79,7 +79,8 @@ class Manifest(_Record):
     budget_bytes: int | None = None
     predicted: Predicted
     planned: Planned
-    tuned: bool = False
+    #: How many of the kernels have a schedule that was measured to be good.
+    tuned_kernels: int = 0
     kernels: int
     versions: dict[str, str]
     files: dict[str, str]
@@ -97,14 +98,15 @@ def write_artifact(
     platform: Platform = HERE,
     budget_bytes: int | None = None,
     time_limit_s: float = TIME_LIMIT_S,
+    tuned: bool = True,
 ) -> Manifest:
-    """Compiles ``program`` and writes the artifact, whole or not at all.
+    """Compiles ``program`` and writes the artifact, whole or not at all; ``tuned``: with tuned schedules if it can.
 
     Raises ModelError where weights are absent, Unavailable where TVM is, or fails; UsageError if ``folder`` is a file.
     """
     require_weights(program)
     with staged_directory(folder) as staged:
-        library = build_library(program, staged, platform, time_limit_s=time_limit_s)
+        library = build_library(program, staged, platform, time_limit_s=time_limit_s, tuned=tuned)
         _write_weights({name: program.weights[name].load() for name in library.weights}, staged / WEIGHTS)
         inputs = zip(program.input_names, program.inputs, strict=True)
         outputs = zip(program.output_names, program.outputs, strict=True)
@@ -125,6 +127,7 @@ def write_artifact(
             predicted=predicted,
             planned=Planned(arena_bytes=library.arena_bytes, total_bytes=library.planned_bytes),
             kernels=library.kernels,
+            tuned_kernels=library.tuned_kernels,
             versions=_versions(),
             files={name: file_hash(staged / name) for name in (*library.files, WEIGHTS)},
         )

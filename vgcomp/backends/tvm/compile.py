@@ -9,10 +9,11 @@ from vgcomp.backends.tvm.lower import Lowered
 from vgcomp.backends.tvm.platform import AARCH64_CXX, Platform
 from vgcomp.backends.tvm.schedule import scheduled
 from vgcomp.backends.tvm.schedule_gpu import scheduled_gpu
+from vgcomp.backends.tvm.tuned import Tuned
 
 
-def compile_module(lowered: Lowered, target: Any, *, system_lib: str | None = None) -> Any:
-    """An executable with the default schedules; ``target``: a ``tvm.target.Target``.
+def compile_module(lowered: Lowered, target: Any, *, system_lib: str | None = None, tuned: Tuned | None = None) -> Any:
+    """An executable with the schedules that ``tuned`` has, and default ones; ``target``: a ``tvm.target.Target``.
 
     ``system_lib``: the prefix under which its functions register themselves in a program that it is linked into.
     """
@@ -20,7 +21,7 @@ def compile_module(lowered: Lowered, target: Any, *, system_lib: str | None = No
     from tvm import relax
 
     functions = {
-        var: _scheduled(lowered, var.name_hint) if var.name_hint in lowered.kernels else function
+        var: _scheduled(lowered, var.name_hint, tuned) if var.name_hint in lowered.kernels else function
         for var, function in lowered.module.functions.items()
     }
     module = tvm.IRModule(functions, attrs={} if system_lib is None else {"system_lib_prefix": system_lib})
@@ -37,8 +38,11 @@ def compile_module(lowered: Lowered, target: Any, *, system_lib: str | None = No
         return relax.build(module, target, relax_pipeline=passes, system_lib=system_lib is not None)
 
 
-def _scheduled(lowered: Lowered, name: str) -> Any:
+def _scheduled(lowered: Lowered, name: str, tuned: Tuned | None) -> Any:
     built = lowered.kernels[name]
+    known = tuned.scheduled(built) if tuned is not None else None
+    if known is not None:
+        return known
     return scheduled(built) if lowered.device == "cpu" else scheduled_gpu(built, lowered.device)
 
 
@@ -50,7 +54,7 @@ def host_target() -> tuple[Any, dict[str, str]]:
     return tvm.target.Target(described), described
 
 
-def compile_library(lowered: Lowered, platform: Platform, folder: Path) -> dict[str, str]:
+def compile_library(lowered: Lowered, platform: Platform, folder: Path, tuned: Tuned | None = None) -> dict[str, str]:
     """Writes the library, and what belongs to it, into ``folder``; how its target is written down."""
     if platform.kind == "ios":
         from vgcomp.backends.tvm.ios import compile_ios
@@ -62,10 +66,9 @@ def compile_library(lowered: Lowered, platform: Platform, folder: Path) -> dict[
         compile_with_nvcc(platform.arch)
     target, described = target_of(platform)
     path = str(folder / platform.library)
-    if platform.triple is None:
-        compile_module(lowered, target).export_library(path)
-    else:
-        compile_module(lowered, target).export_library(path, cc=AARCH64_CXX)
+    compiler = {} if platform.triple is None else {"cc": AARCH64_CXX}
+    # LLVM describes every function for debuggers, which is a fifth of a library.
+    compile_module(lowered, target).export_library(path, options=["-Wl,--strip-debug"], **compiler)
     return described
 
 

@@ -48,8 +48,8 @@ def schedule_gemm(schedule: Any, decide: Decide = first) -> None:
     sizes = _Sizes.of(schedule, result, sums)
     *outer, r, v = schedule.get_loops(result)
 
-    rows, vectors = sizes.tiles[0]
-    v_out, v_in = schedule.split(v, [None, vectors * LANES])
+    rows = decide(schedule, Choices(sizes.row_tiles))
+    v_out, v_in = schedule.split(v, [None, decide(schedule, Choices(sizes.column_tiles))])
     part, r_in = schedule.split(r, [decide(schedule, Choices(sizes.parts)), None])
     schedule.reorder(*outer, part, v_out, r_in, v_in)
     task = schedule.fuse(*outer, part, v_out)
@@ -109,6 +109,16 @@ class _Sizes:
     def tiles(self) -> list[tuple[int, int]]:
         """Register tiles of whole rows."""
         return [tile for tile in register_tiles(self.rows, self.columns // LANES) if self.rows % tile[0] == 0]
+
+    @property
+    def row_tiles(self) -> tuple[int, ...]:
+        """Rows of a register tile."""
+        return tuple(dict.fromkeys(rows for rows, _ in self.tiles[:12]))
+
+    @property
+    def column_tiles(self) -> tuple[int, ...]:
+        """Columns of one; with a number of rows that was not thought of together, sums may spill to memory."""
+        return tuple(dict.fromkeys(vectors * LANES for _, vectors in self.tiles[:12]))
 
     @property
     def depths(self) -> tuple[int, ...]:

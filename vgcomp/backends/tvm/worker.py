@@ -14,9 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vgcomp.backends.tvm.compile import compile_library
+from vgcomp.backends.tvm.compile import compile_library, host_target
 from vgcomp.backends.tvm.lower import lower
-from vgcomp.backends.tvm.platform import Platform
+from vgcomp.backends.tvm.platform import HERE, Platform
+from vgcomp.backends.tvm.tuned import Tuned
 from vgcomp.errors import VgcompError
 from vgcomp.program import Program
 
@@ -28,12 +29,14 @@ def compile_folder(folder: Path) -> dict[str, Any]:
     platform = Platform(given["kind"], tuple(given["arch"]), given["triple"])
     lowered = lower(Program.load(folder / "program"), platform.device)
     (folder / "out").mkdir()
-    described = compile_library(lowered, platform, folder / "out")
+    tuned = Tuned.of(host_target()[1]["mcpu"]) if given["tuned"] and platform == HERE else Tuned([])
+    described = compile_library(lowered, platform, folder / "out", tuned)
     return {
         "weights": list(lowered.weight_names),
         "planned_bytes": lowered.plan.planned_bytes,
         "arena_bytes": lowered.plan.main.size,
         "kernels": len(lowered.kernels),
+        "tuned_kernels": tuned.found,
         "target": described,
         "seconds": time.perf_counter() - begin,
     }

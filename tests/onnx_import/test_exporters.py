@@ -110,7 +110,7 @@ MODULES: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
     "attend-scale": (Attend(scale=0.5), (torch.randn(2, 5, 16), torch.randn(5, 5))),
     "attend-causal": (Attend("causal"), (torch.randn(2, 5, 16), torch.randn(5, 5))),
     "attend-mask": (Attend("given"), (torch.randn(2, 5, 16), torch.randn(5, 5))),
-    "attend-bool": (Attend("given"), (torch.randn(2, 5, 16), torch.rand(2, 1, 5, 5) > 0.3)),
+    "attend-bool": (Attend("given"), (torch.randn(2, 5, 16), (torch.rand(2, 1, 5, 5) > 0.3) | torch.eye(5).bool())),
     "manual": (Manual(), (torch.randn(4, 6, 8), torch.randn(4, 7, 8), torch.randn(4, 7, 8))),
 }
 

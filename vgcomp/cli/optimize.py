@@ -71,27 +71,21 @@ def optimize(
     from vgcomp.report import write_report
     from vgcomp.targets import load_target
 
-    costs = named_model(cost_model.value, load_target(target_spec))
+    device = load_target(target_spec)
+    costs = named_model(cost_model.value, device)
     with progress() as tell:
         tell(f"reading {model}", 0.0)
         program = load_source(model, settings or [])
         if folder is not None:
             _check_weights(program, folder, platform)
         result = run_optimizer(
-            program,
-            target=target_spec,
-            memory=mem,
-            passes=passes,
-            check=check,
-            seed=seed,
-            progress=tell,
-            cost_model=costs,
+            program, target=device, memory=mem, passes=passes, check=check, seed=seed, progress=tell, cost_model=costs
         )
         done = with_report(result, seconds=time.perf_counter() - begin)
         if tune is not None:
             from vgcomp.backends.tvm.build import tune as tune_kernels
 
-            tune_kernels(done.program, load_target(target_spec), 60 * tune, rpc=tune_on, progress=tell)
+            tune_kernels(done.program, device, 60 * tune, rpc=tune_on, progress=tell)
         if folder is not None:
             tell(f"writing {folder}", 1.0)
             done = emit(done, _FORMS.get(form) or form_of(program), folder, platform)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,18 @@ def test_names_are_made_fit_for_core_ml() -> None:
     next(iter(graph.nodes)).target = "down.0/x:0"
     interface = interface_of(program(graph))
     assert [(item.name, item.feature, item.shape) for item in interface.inputs] == [("down.0/x:0", "down_0_x_0", (1,))]
+
+
+def test_values_are_never_named_alike(tmp_path: Path) -> None:
+    """The builder calls its own ops add_0, mul_1 and so on."""
+    b = Builder()
+    x, y = b.input("add_0", (4,), torch.float16), b.input("mul_1", (4,), torch.float16)
+    total = b.call(aten.add.Tensor, b.call(aten.mul.Tensor, b.call(aten.add.Tensor, x, y), y), x)
+    given = replace(program(b.done(total, b.call(aten.mul.Tensor, total, x))), output_names=("add_1", "mul_0"))
+    build_package(given).save(str(tmp_path / "a.mlpackage"))
+    a, c = torch.full((4,), 2.0).half(), torch.full((4,), 3.0).half()
+    found = Reference(read_package(tmp_path / "a.mlpackage")).run({"add_0": a, "mul_1": c})
+    assert {name: value[0].item() for name, value in found.items()} == {"add_1": 17.0, "mul_0": 34.0}
 
 
 def test_damage_is_told(layer: Program, tmp_path: Path) -> None:

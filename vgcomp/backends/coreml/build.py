@@ -133,8 +133,20 @@ def _function(program: Program, interface: Interface) -> Any:
         for node in program.graph.nodes:
             if node.op == "call_function" and not scope.is_constant(node):
                 scope.vars[node] = _emit(scope, node)
-        function.set_outputs(_outputs(scope, interface.outputs, program.outputs))
+        outputs = _outputs(scope, interface.outputs, program.outputs)
+        function.set_outputs(outputs)
+    _rename_apart(function, outputs, interface)
     return function
+
+
+def _rename_apart(function: Any, outputs: Sequence[Any], interface: Interface) -> None:
+    """The builder numbers its ops, ``add_15``, whatever the inputs and outputs are called: such values get a name."""
+    taken = {item.feature for item in (*interface.inputs, *interface.outputs)}
+    own = {id(var) for var in (*outputs, *function.inputs.values())}
+    for op in function.operations:
+        for var in op.outputs:
+            if var.name in taken and id(var) not in own:
+                var.name = f"inner_{var.name}"
 
 
 def _emit(scope: Scope, node: fx.Node) -> Any:

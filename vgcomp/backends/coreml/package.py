@@ -118,6 +118,8 @@ def read_package(path: Path) -> Package:
     operations = tuple(reader.operation(op) for op in block.operations)
     inputs = {item.name: _value_type(item.type) for item in function.inputs}
     types = inputs | {name: kind for op in operations for name, kind in op.outputs}
+    if len(types) != len(inputs) + sum(len(op.outputs) for op in operations):
+        raise ModelError(f"{path} names two values alike; write it again")
     return Package(path, inputs, tuple(block.outputs), operations, spec.specificationVersion, function.opset, types)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -53,19 +53,37 @@ class LoopState:
         return tuple(found)
 
     def scalars(self, step: ir.Step) -> Iterator[tuple[str, int]]:
-        """The positions of a step's slices."""
+        """The positions of a step's slices, each once."""
+        found: dict[str, int] = {}
         for k, span in enumerate(step.reads):
             if span is not None and self.loop.operand_axes[k] is not None:
-                yield self.read_scalar(k), span[0]
+                found[self.read_scalar(k)] = span[0]
         for k, span in enumerate(step.writes):
             if span is not None:
-                yield self.write_scalar(k), span[0]
+                found[self.write_scalar(k)] = span[0]
+        yield from found.items()
 
     def read_scalar(self, k: int) -> str:
-        return f"{self.name}_r{k}"
+        """The scalar with the position of operand k's slice."""
+        return self._names[_starts(step.reads[k] for step in self.loop.steps)]
 
     def write_scalar(self, k: int) -> str:
-        return f"{self.name}_w{k}"
+        """The scalar with the position of result k's slice."""
+        return self._names[_starts(step.writes[k] for step in self.loop.steps)]
+
+    @cached_property
+    def _names(self) -> dict[tuple[int | None, ...], str]:
+        """One scalar for all slices that start at the same places, step by step."""
+        found: dict[tuple[int | None, ...], str] = {}
+        for spans in ([step.reads for step in self.loop.steps], [step.writes for step in self.loop.steps]):
+            for column in zip(*spans, strict=True):
+                found.setdefault(_starts(column), f"{self.name}_{len(found)}")
+        return found
+
+
+def _starts(spans: Iterable[ir.Span | None]) -> tuple[int | None, ...]:
+    """Where a slice begins at each step."""
+    return tuple(None if span is None else span[0] for span in spans)
 
 
 class BodyScope(Scope):

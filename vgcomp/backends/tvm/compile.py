@@ -68,7 +68,7 @@ def compile_library(lowered: Lowered, platform: Platform, folder: Path, tuned: T
     path = str(folder / platform.library)
     compiler = {} if platform.triple is None else {"cc": AARCH64_CXX}
     # LLVM describes every function for debuggers, which is a fifth of a library.
-    compile_module(lowered, target).export_library(path, options=["-Wl,--strip-debug"], **compiler)
+    compile_module(lowered, target, tuned=tuned).export_library(path, options=["-Wl,--strip-debug"], **compiler)
     return described
 
 

@@ -20,6 +20,7 @@ from vgcomp.backends.tvm.kernel import Built, Device, Slot, Spec, Tensor, build_
 from vgcomp.backends.tvm.layout import access, memory_order
 from vgcomp.backends.tvm.plan import ProgramPlan, functions_of
 from vgcomp.backends.tvm.registry import DTYPES
+from vgcomp.backends.tvm.repeat import ADVANCE, FOLD, Steps, advance, folds, runs
 from vgcomp.backends.tvm.require import require_tvm
 from vgcomp.backends.tvm.scope import values_of
 from vgcomp.backends.tvm.storage import Buffer, Enter, GraphPlan, Run, Value
@@ -41,6 +42,8 @@ class Lowered:
     calls: dict[str, int]
     weight_names: tuple[str, ...]
     device: Device = "cpu"
+    #: A call of each kernel.
+    examples: dict[str, Run] = field(default_factory=dict)
 
 
 def lower(program: Program, device: Device = "cpu") -> Lowered:
@@ -71,6 +74,7 @@ def lower(program: Program, device: Device = "cpu") -> Lowered:
         lowering.count(plan.main),
         tuple(plan.weights),
         device,
+        lowering.examples,
     )
 
 
@@ -109,28 +113,57 @@ class _Lowering:
         self.params, self.device = params, device
         self.functions: dict[Any, Any] = {}
         self.kernels: dict[str, Built] = {}
+        self.examples: dict[str, Run] = {}
         self._known: dict[Spec, Any] = {}
         self._bodies: dict[GraphPlan, tuple[Any, _Needs]] = {}
+        self._folded: dict[tuple[GraphPlan, tuple[int, ...], int], Any] = {}
+        self._advance: Any = None
 
     # -- functions
 
     def body(self, plan: GraphPlan) -> None:
         """Adds the function of a loop's body."""
-        from tvm import ir, relax
-
         needs = self._needs(plan)
-        arena = relax.Var("arena", relax.AnyType())
-        scope = _Function(self, arena)
-        params = [arena]
-        for buffer in needs.handles:
-            scope.handles[buffer] = self._handle(buffer)
-            params.append(scope.handles[buffer])
-        for name in needs.scalars:
-            scope.scalars[name] = relax.Var(name, ir.PrimType("int64"))
-            params.append(scope.scalars[name])
+        scope, params = self._function(needs)
         scope.instructions(plan)
         # The VM wants a value from every function of its own: the arena will do.
-        self._bodies[plan] = (self._add(plan.name, params, scope, arena), needs)
+        self._bodies[plan] = (self._add(plan.name, params, scope, scope.arena), needs)
+
+    def _function(self, needs: _Needs) -> tuple[_Function, list[Any]]:
+        """A function of what a body needs, and its parameters; short names and no types, as the bytecode holds both."""
+        from tvm import relax
+
+        arena = relax.Var("m", relax.AnyType())
+        scope = _Function(self, arena)
+        scope.handles.update({buffer: relax.Var("x", relax.AnyType()) for buffer in needs.handles})
+        scope.scalars.update({name: relax.Var("i", relax.AnyType()) for name in needs.scalars})
+        return scope, [arena, *scope.handles.values(), *scope.scalars.values()]
+
+    def folded(self, steps: Steps, level: int) -> Any:
+        """The function of ``FOLD ** level`` steps; the body's own for one."""
+        body, needs = self._bodies[steps.body]
+        key = (steps.body, steps.strides, level)
+        if level == 0:
+            return body
+        if key not in self._folded:
+            inner = self.folded(steps, level - 1)
+            scope, params = self._function(needs)
+            strides = dict(zip((name for name, _ in steps.starts), steps.strides, strict=True))
+            for turn in range(FOLD):
+                by = {name: turn * FOLD ** (level - 1) * stride for name, stride in strides.items()}
+                scope.enter(inner, needs, {name: scope.advanced(name, by.get(name, 0)) for name in needs.scalars})
+            name = f"{steps.body.name}_x{FOLD**level}_{len(self._folded)}"
+            self._folded[key] = self._add(name, params, scope, scope.arena)
+        return self._folded[key]
+
+    def advance(self) -> Any:
+        """The function that adds positions."""
+        if self._advance is None:
+            from tvm import ir, relax
+
+            self._advance = _global(ADVANCE, relax.FuncType.opaque_func(ret=ir.PrimType("int64")))
+            self.functions[self._advance] = advance()
+        return self._advance
 
     def main(self, plan: GraphPlan, arguments: Sequence[_Param]) -> None:
         """Adds ``main``: inputs and weights in, a tuple of outputs out."""
@@ -202,6 +235,7 @@ class _Lowering:
             self.kernels[name] = build_kernel(spec, name, self.device)
             self._known[spec] = _global(name)
             self.functions[self._known[spec]] = self.kernels[name].function
+            self.examples[name] = run
         return self._known[spec], operands, list(scalars)
 
     def count(self, plan: GraphPlan, times: int = 1, into: dict[str, int] | None = None) -> dict[str, int]:
@@ -230,9 +264,9 @@ class _Function:
         self._tensors: dict[tuple[Buffer, tuple[int, ...], torch.dtype], Any] = {}
 
     def instructions(self, plan: GraphPlan) -> None:
-        for instruction in plan.instructions:
-            if isinstance(instruction, Enter):
-                self._enter(instruction)
+        for instruction in runs(plan.instructions):
+            if isinstance(instruction, Steps):
+                self._steps(instruction)
             else:
                 self._run(instruction)
 
@@ -244,17 +278,31 @@ class _Function:
         args = [*tensors, *(self.scalars[name] for name in scalars)]
         self._call(kernel, args, relax.TupleType([]))
 
-    def _enter(self, enter: Enter) -> None:
+    def _steps(self, steps: Steps) -> None:
         from tvm import relax
 
-        function, needs = self.lowering._bodies[enter.body]
-        positions = dict(enter.scalars)
-        scalars = [
-            relax.prim_value(positions[name], "int64") if name in positions else self.scalars[name]
-            for name in needs.scalars
-        ]
-        args = [self.arena, *(self.handles[buffer] for buffer in needs.handles), *scalars]
+        needs = self.lowering._bodies[steps.body][1]
+        for first, level in folds(steps.count):
+            at = {name: relax.prim_value(position, "int64") for name, position in steps.at(first).items()}
+            scalars = {name: at[name] if name in at else self.scalars[name] for name in needs.scalars}
+            self.enter(self.lowering.folded(steps, level), needs, scalars)
+
+    def enter(self, function: Any, needs: _Needs, scalars: dict[str, Any]) -> None:
+        """Calls a body's function, or one of several steps of it."""
+        from tvm import relax
+
+        args = [self.arena, *(self.handles[buffer] for buffer in needs.handles), *scalars.values()]
         self._call(function, args, relax.AnyType())
+
+    def advanced(self, name: str, by: int) -> Any:
+        """A position further on."""
+        from tvm import ir, relax
+
+        if by == 0:
+            return self.scalars[name]
+        kind = ir.PrimType("int64")
+        call = relax.Call(self.lowering.advance(), [self.scalars[name], relax.prim_value(by, "int64")], ret_ty=kind)
+        return self._bind("at", call, kind)
 
     def _call(self, function: Any, args: Sequence[Any], kind: Any) -> None:
         from tvm import relax

@@ -10,7 +10,8 @@ results::
     %b = silu(slice(%x, 0, 2, 4))
     %y = cat([%a, %b], 0)
 
-A result that was written in place now lies beside its pieces for a moment. Only merges of statistics are spelled in another order of operations; the rest is bit for bit the same.
+A result that was written in place now lies beside its pieces for a moment. Only merges of statistics are spelled in
+another order of operations; the rest is bit for bit the same.
 """
 
 from __future__ import annotations

@@ -166,9 +166,9 @@ def build_kernel(spec: Spec, name: str, device: Device = "cpu") -> Built:
             else:
                 kernel.body(lambda index: _put(spec, out, scalars, element, index))
         function = builder.get()
-    # A product's result never lies over its operands; other kernels may run in place.
-    apart = kernel.family in ("gemm", "attention")
-    return Built(function.with_attr("tirx.noalias", apart), kernel.where, len(kernel.row), kernel.family)
+    # TVM takes the attribute of any kernel for the whole module, and sums stay in registers only with it. A kernel that
+    # runs in place reads an element before it stores the same one; a product's result never lies over its operands.
+    return Built(function.with_attr("tirx.noalias", True), kernel.where, len(kernel.row), kernel.family)
 
 
 def _buffer(tensor: Tensor) -> Any:

@@ -94,3 +94,23 @@ def seconds_of(record: Any) -> float:
     """A record's median."""
     runs = sorted(float(s) for s in record.run_secs or [FAILED])
     return runs[len(runs) // 2]
+
+
+def distil(source: Path, folder: Path) -> int:
+    """Copies the fastest record of each workload, for what ships; how many there are."""
+    given, made = database(source), database(folder)
+    best: dict[Any, Any] = {}
+    for record in given.get_all_tuning_records():
+        key = record.workload
+        if seconds_of(record) < seconds_of(best.get(key, _Never)):
+            best[key] = record
+    for record in best.values():
+        made.commit_workload(record.workload.mod)
+        made.commit_tuning_record(record)
+    return len(best)
+
+
+class _Never:
+    """A record that nothing is slower than."""
+
+    run_secs = (FAILED,)

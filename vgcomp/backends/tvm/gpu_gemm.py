@@ -2,7 +2,7 @@
 
 A block of threads computes a tile of the result: tiles of both operands go through shared memory a slice of the depth
 at a time, the next slice being read into registers while the present one is multiplied. A convolution is the product
-of its filters and the windows of its input, which exist in shared memory only. Half precision uses the matrix units
+of its filters and the windows of its input, which exist in shared memory only. The 16-bit floats use the matrix units
 (16x16x16, fp32 accumulation) on CUDA; everything else multiplies in registers, 4x4 elements a thread.
 """
 
@@ -45,7 +45,7 @@ def gemm(kernel: Kernel, problem: Contraction) -> Operand:
     if kernel.innermost in problem.rows:
         # Columns are what neighbouring threads store.
         problem = problem.turned()
-    units = kernel.device == "cuda" and problem.dtype == torch.float16
+    units = kernel.device == "cuda" and problem.dtype in (torch.float16, torch.bfloat16)
     writer = _Units(kernel, problem) if units else _Registers(kernel, problem)
     kernel.body, kernel.family = writer.write, "bound"
     return Operand(problem.shape, opmath(problem.dtype), lambda *_: writer.value)

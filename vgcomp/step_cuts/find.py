@@ -34,6 +34,8 @@ LEAST_SAVED, LIGHT = 0.05, 0.002
 GRAIN = 0.04
 #: Places along a chain of dominators between which differences are looked at.
 PLACES = 10
+#: Cuts, those that save most, of which pairs are tried.
+PAIRED = 16
 #: Values of one cut.
 MOST_KEPT = 4
 
@@ -71,7 +73,8 @@ class Finder:
         """The fronts of all families by bytes and FLOPs saved, repeats apart; most FLOPs saved first."""
         found = [self.measure(cut) for cut in {*self._values(), *self._regions(), *self._differences(), *extra}]
         single = _front(found)
-        pairs = (Cut((*a.cut.kept, *b.cut.kept)) for a, b in combinations([c for c in single if c.reads_latent], 2))
+        seeing = [c for c in single if c.reads_latent][:PAIRED]
+        pairs = (Cut((*a.cut.kept, *b.cut.kept)) for a, b in combinations(seeing, 2))
         joint = [self.measure(cut) for cut in pairs if self._joins(cut)]
         better = [c for c in joint if c.reads_latent and c.saved > max(self._part(c)) + GRAIN]
         return _front([*single, *better])

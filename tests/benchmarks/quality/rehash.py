@@ -39,7 +39,7 @@ from vgcomp.step_cuts.reach import read_inputs
 from vgcomp.targets import load_target
 
 STEPS = 25
-FULL, OTHERS = (13, 8), (5, 6, 10, 16, 19)
+FULL, OTHERS = (13, 8), (5, 10, 16, 19)
 #: Seeds of calibration and of evaluation: never the same.
 CALIBRATED, JUDGED = 0, 1000
 TARGET = load_target("cpu-1")
@@ -188,7 +188,7 @@ def main() -> None:
     """Runs the networks named, or both, and writes the reports."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=["quality-unet", "quality-transformer"])
-    parser.add_argument("--sizes", type=int, nargs=4, default=[2, 4, 6, 12], help="clips: see Sizes")
+    parser.add_argument("--sizes", type=int, nargs=4, default=[2, 4, 6, 9], help="clips: see Sizes")
     parser.add_argument("--shift", type=float, default=3.0, help="of the noise levels")
     parser.add_argument("-o", "--out", type=Path, required=True, help="files without their ending")
     given = parser.parse_args()

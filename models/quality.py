@@ -164,10 +164,15 @@ class VideoUnet(nn.Module):
 
 
 class _Layer(nn.Module):
-    """A transformer layer: attention within frames, along time, and a feed-forward, each scaled by the condition."""
+    """A transformer layer: attention within frames, along time, and a feed-forward, each scaled by the condition.
 
-    def __init__(self, channels: int) -> None:
+    A 3×3 convolution a channel stands before the feed-forward: neighbours need not be learned from positions alone.
+    """
+
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
         super().__init__()
+        self.size = size
+        self.local = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.norms = nn.ModuleList(nn.LayerNorm(channels, elementwise_affine=False) for _ in range(3))
         self.space, self.time = _Attention(channels), _Attention(channels)
         self.fc1, self.fc2 = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
@@ -182,6 +187,8 @@ class _Layer(nn.Module):
         h = (self.norms[1](x) * (1 + parts[3]) + parts[4]).transpose(1, 2)
         x = x + parts[5] * self.time(h.flatten(0, 1)).reshape(h.shape).transpose(1, 2)
         h = self.norms[2](x) * (1 + parts[6]) + parts[7]
+        near = self.local(h.flatten(0, 1).transpose(1, 2).unflatten(2, self.size))
+        h = h + near.flatten(2).transpose(1, 2).unflatten(0, (clips, frames))
         return x + parts[8] * self.fc2(F.gelu(self.fc1(h)))  # type: ignore[no-any-return]
 
 
@@ -203,7 +210,7 @@ class VideoTransformer(nn.Module):
         grid = torch.cat((rows.expand(-1, size[1], -1), columns.expand(size[0], -1, -1)), dim=2)
         self.places = nn.Parameter(grid.reshape(1, 1, -1, channels))
         self.times = nn.Parameter(_waves(frames, channels)[None, :, None])
-        self.layers = nn.ModuleList(_Layer(channels) for _ in range(layers))
+        self.layers = nn.ModuleList(_Layer(channels, size) for _ in range(layers))
         self.norm_out = nn.LayerNorm(channels, elementwise_affine=False)
         self.condition_out = nn.Linear(_EMBEDDING, 2 * channels)
         self.out = nn.Linear(channels, CHANNELS)

@@ -63,8 +63,8 @@ def test_one_stretch_of_reuse_does_what_calibration_measured() -> None:
         made = run_schedule(steps, schedule, DENOISING, job(0)).latent
         measured = float((made - wanted).double().square().mean())
         # To first order: only one error for each k was run to the end, the others are carried over.
-        assert found.stretches.squared_error(schedule) == pytest.approx(measured, rel=0.3)
-    assert found.stretches.squared_error((True,) * STEPS) == 0
+        assert found.stretches.squared_errors(schedule)[0] == pytest.approx(measured, rel=0.3)
+    assert found.stretches.squared_errors((True,) * STEPS)[0] == 0
     assert found.psnr((True,) * STEPS) == float("inf")
 
 
@@ -204,6 +204,6 @@ def test_both_programs_elsewhere_make_the_clip_that_torch_makes(kind: str, backe
 
 def test_least_error_leaves_nothing_on_the_table(rehashed: choose.Rehash) -> None:
     for found in rehashed.calibrations.values():
-        best = found.stretches.squared_error(least_error(found.stretches, 3))
+        best = found.stretches.squared_errors(least_error(found.stretches, 3))[0]
         others = [choose.SCHEDULES[rule](found, 3) for rule in ("algorithm-1", "algorithm-1-effect", "uniform")]
-        assert all(best <= found.stretches.squared_error(schedule) for schedule in others)
+        assert all(best <= found.stretches.squared_errors(schedule)[0] for schedule in others)

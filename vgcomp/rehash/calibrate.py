@@ -24,7 +24,7 @@ from torch import Tensor
 from vgcomp.backends.torch_module import TorchModule
 from vgcomp.program import Program
 from vgcomp.rehash.runner import Denoising, Job, Runs, step_inputs
-from vgcomp.rehash.schedule import NONE, UNKNOWN, Matrix, Schedule, Stretches
+from vgcomp.rehash.schedule import LEAST_ERROR, NONE, UNKNOWN, Matrix, Schedule, Stretches
 from vgcomp.step_cuts.cut import Cut, Kept
 from vgcomp.step_cuts.emit import full_program, reuse_program, watched
 
@@ -50,9 +50,11 @@ class Calibration:
     spread: float
 
     def psnr(self, schedule: Schedule) -> float:
-        """Predicted decibels of a schedule's clip to the unmodified one, of the latent's whole range."""
-        squared = self.stretches.squared_error(schedule)
-        return float(10 * np.log10(self.spread**2 / squared)) if squared > 0 else float("inf")
+        """Predicted decibels of a schedule's clips to the unmodified ones, of the latent's whole range: their mean."""
+        squared = self.stretches.squared_errors(schedule)
+        if not squared.any():
+            return float("inf")
+        return float(np.mean(10 * np.log10(self.spread**2 / np.maximum(squared, LEAST_ERROR))))
 
 
 def run_full(full: Runs, names: tuple[str, ...], denoising: Denoising, job: Job) -> Trajectory:
@@ -97,8 +99,8 @@ def calibrate(
     full, reuse = TorchModule(full_program(program, cut)), TorchModule(reuse_program(program, cut))
     names, n = program.input_names, denoising.sampler.steps
     index = _numbered(n, longest)
-    count = int(index.max()) + 1
-    similarity, products, spread = np.zeros((n, n)), np.zeros((count, count)), 0.0
+    similarity, spread = np.zeros((n, n)), 0.0
+    products: list[Matrix] = []
     with torch.no_grad():
         for job in jobs:
             run = run_full(full, names, denoising, job)
@@ -106,9 +108,9 @@ def calibrate(
             off = _rolled_out(reuse, names, denoising, job, run, longest)
             changes = _changes(full, names, denoising, job, run, off)
             flat = torch.stack([changes[j, k].flatten() for j, k in sorted(changes, key=lambda jk: index[jk])])
-            products += (flat @ flat.T).double().numpy() / flat.shape[1]
+            products.append((flat @ flat.T).double().numpy() / flat.shape[1])
             spread += float(run.latents[-1].max() - run.latents[-1].min())
-    stretches = Stretches(index, products / len(jobs))
+    stretches = Stretches(index, np.stack(products))
     return Calibration(cut, similarity / len(jobs), stretches, spread / len(jobs))
 
 

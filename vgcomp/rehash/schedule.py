@@ -63,7 +63,7 @@ class Stretches:
     ``index[j, k]``: the stretch that reuses what full step j left, in steps j + 1 to k - 1, k being the next full step
     or the number of steps; :data:`NONE` where k is j + 1 (nothing is reused), :data:`UNKNOWN` where that was not
     calibrated.
-    ``products[a, b]``: mean over the clip's elements of the product of what stretches a and b change in it.
+    ``products[c, a, b]``: for each clip c, the mean over its elements of the product of what stretches a and b change.
     """
 
     index: NDArray[np.int64]
@@ -82,13 +82,19 @@ class Stretches:
             raise UsageError("the schedule has a longer stretch of reuse than was calibrated")
         return [stretch for stretch in found if stretch != NONE]
 
-    def squared_error(self, schedule: Schedule) -> float:
-        """The clip's mean squared error, predicted: what stretches change adds up, and may cancel or reinforce."""
+    def squared_errors(self, schedule: Schedule) -> Matrix:
+        """Each clip's mean squared error, predicted: what stretches change adds up, and may cancel or reinforce."""
         chosen = self.of(schedule)
-        return max(0.0, float(self.products[np.ix_(chosen, chosen)].sum()))
+        return np.maximum(0.0, self.products[:, chosen][:, :, chosen].sum(axis=(1, 2)))
+
+    def measure(self, squared: Matrix) -> float:
+        """What schedules are compared by: the mean over clips of the logarithm, as their mean PSNR has it."""
+        return float(np.log(np.maximum(squared, LEAST_ERROR)).mean())
 
 
 NONE, UNKNOWN = -1, -2
+#: Mean squared errors below this are as good as none.
+LEAST_ERROR = 1e-12
 
 
 def by_effect(stretches: Stretches) -> Matrix:
@@ -99,21 +105,22 @@ def by_effect(stretches: Stretches) -> Matrix:
     minus infinity where that was not calibrated.
     """
     n = stretches.steps
+    alone = np.sqrt(np.maximum(0.0, np.diagonal(stretches.products, axis1=1, axis2=2))).mean(axis=0)
     found = np.full((n, n), -math.inf)
     for j in range(n):
         found[j, j] = 0.0
         for i in range(j + 1, n):
-            stretch = stretches.index[j, i + 1]
-            if stretch >= 0:
-                found[i, j] = -math.sqrt(max(0.0, float(stretches.products[stretch, stretch])))
+            if stretches.index[j, i + 1] >= 0:
+                found[i, j] = -alone[stretches.index[j, i + 1]]
     return found
 
 
 @dataclass(frozen=True)
 class _Path:
-    """Full steps chosen so far, the stretches between them, and the squared error that these make together."""
+    """Full steps chosen so far, the stretches between them, what these make of each clip, and how that compares."""
 
-    squared: float
+    squared: Matrix
+    measure: float
     full: tuple[int, ...]
     stretches: tuple[int, ...]
 
@@ -127,26 +134,27 @@ def least_error(stretches: Stretches, full: int, *, width: int = 64) -> Schedule
     """
     n = stretches.steps
     _check(n, full)
+    none = np.zeros(len(stretches.products))
     states: list[list[_Path]] = [[] for _ in range(n + 1)]
-    states[0] = [_Path(0.0, (), ())]
+    states[0] = [_Path(none, stretches.measure(none), (), ())]
     for left in range(full, 0, -1):
         reached: list[list[_Path]] = [[] for _ in range(n + 1)]
         for j, paths in enumerate(states[:n]):
             for k in range(j + 1, n + 1):
                 if stretches.index[j, k] != UNKNOWN and (k == n) == (left == 1):
-                    reached[k] += [_extended(path, j, int(stretches.index[j, k]), stretches.products) for path in paths]
-        states = [sorted(paths, key=lambda path: path.squared)[:width] for paths in reached]
+                    reached[k] += [_extended(path, j, int(stretches.index[j, k]), stretches) for path in paths]
+        states = [sorted(paths, key=lambda path: path.measure)[:width] for paths in reached]
     if not states[n]:
         raise UsageError(f"{full} full steps of {n} leave a stretch longer than was calibrated: ask for more of them")
     return _from_steps(n, states[n][0].full)
 
 
-def _extended(path: _Path, j: int, stretch: int, products: Matrix) -> _Path:
+def _extended(path: _Path, j: int, stretch: int, stretches: Stretches) -> _Path:
     if stretch == NONE:
-        return _Path(path.squared, (*path.full, j), path.stretches)
-    cross = float(products[stretch, list(path.stretches)].sum()) if path.stretches else 0.0
-    squared = path.squared + 2 * cross + float(products[stretch, stretch])
-    return _Path(squared, (*path.full, j), (*path.stretches, stretch))
+        return _Path(path.squared, path.measure, (*path.full, j), path.stretches)
+    products = stretches.products[:, stretch]
+    squared = path.squared + products[:, stretch] + 2 * products[:, list(path.stretches)].sum(axis=1)
+    return _Path(squared, stretches.measure(squared), (*path.full, j), (*path.stretches, stretch))
 
 
 def sources(schedule: Schedule) -> list[int]:

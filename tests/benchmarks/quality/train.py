@@ -43,7 +43,7 @@ class Recipe:
     empty: float = 0.125
 
 
-RECIPES = {"quality-unet": Recipe(1600, 16, 1.5e-3), "quality-transformer": Recipe(1600, 8, 1.5e-3)}
+RECIPES = {"quality-unet": Recipe(1600, 16, 1.5e-3), "quality-transformer": Recipe(1400, 8, 2e-3)}
 
 
 def train(name: str, recipe: Recipe) -> None:

@@ -12,7 +12,7 @@ MODULE_LINES, FUNCTION_LINES = 500, 60
 
 #: Lower layers first. A name is a module of vgcomp or a folder, which counts as one.
 LAYERS = (
-    ("alloc_trace", "allocator", "errors", "fields", "files", "max_flow", "ops", "quality", "result", "units"),
+    ("alloc_trace", "allocator", "errors", "fields", "files", "max_flow", "ops", "quality", "result", "space", "units"),
     ("ir",),
     ("infer", "inplace", "loops", "slice_bytes", "slices", "track", "weights", "workspace"),
     ("cuda_temporaries", "published_slicing"),

@@ -28,6 +28,7 @@ LAYERS = (
     ("backends", "check"),
     ("crosscheck", "rehash"),
     ("optimize",),
+    ("compiled_cost",),
     ("profiling", "report", "validate"),
     ("cli", "__main__"),
 )

@@ -115,23 +115,36 @@ class _T5Layer(nn.Module):
 
 
 class T5Encoder(nn.Module):
-    """T5 1.1's encoder: (B, S) token ids -> (B, S, width). The bias by distance comes as a table a pair of places."""
+    """T5 1.1's encoder: (B, S) token ids -> (B, S, width). The bias by distance comes as a table a pair of places.
+
+    ``shared_bias``: all layers have the one table; UMT5's have one each.
+    """
 
     def __init__(
-        self, width: int, layers: int, heads: int, head: int, hidden: int, words: int, tokens: int, buckets: int = 32
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        head: int,
+        hidden: int,
+        words: int,
+        tokens: int,
+        buckets: int = 32,
+        shared_bias: bool = True,
     ) -> None:
         super().__init__()
         self.shared = nn.Embedding(words, width)
-        self.relative_attention_bias = nn.Embedding(buckets, heads)
+        tables = 1 if shared_bias else layers
+        self.relative_attention_bias = nn.ModuleList(nn.Embedding(buckets, heads) for _ in range(tables))
         self.layers = nn.ModuleList(_T5Layer(width, heads, head, hidden) for _ in range(layers))
         self.final_layer_norm = nn.RMSNorm(width, eps=1e-6)
         self.register_buffer("bucket", _buckets(tokens, buckets), persistent=False)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         x = self.shared(input_ids)
-        bias = self.relative_attention_bias(self.bucket).permute(2, 0, 1)[None]
-        for layer in self.layers:
-            x = layer(x, bias)
+        biases = [table(self.bucket).permute(2, 0, 1)[None] for table in self.relative_attention_bias]
+        for i, layer in enumerate(self.layers):
+            x = layer(x, biases[min(i, len(biases) - 1)])
         return self.final_layer_norm(x)  # type: ignore[no-any-return]
 
 
@@ -234,6 +247,22 @@ NETWORKS = (
         "t5-xxl-encoder, two narrow layers",
         small(1, 8, 8),
         lambda s: T5Encoder(32, s.layers or 2, 2, 16, 48, 100, 12),
+        _ids(12),
+        output="last_hidden_state",
+    ),
+    Network(
+        "umt5-xxl-encoder",
+        "UMT5 XXL's encoder, which conditions Wan 2.1",
+        _TEXT,
+        lambda s: T5Encoder(4096, s.layers or 24, 64, 64, 10240, 256384, 512, shared_bias=False),
+        _ids(512),
+        output="last_hidden_state",
+    ),
+    Network(
+        "umt5-xxl-encoder-small",
+        "umt5-xxl-encoder, two narrow layers",
+        small(1, 8, 8),
+        lambda s: T5Encoder(32, s.layers or 2, 2, 16, 48, 100, 12, shared_bias=False),
         _ids(12),
         output="last_hidden_state",
     ),

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vgcomp.errors import UsageError
-from vgcomp.models.network import InputSpec, Network, Settings, small
+from vgcomp.models.network import InputSpec, Network, Settings, latent_grid, small
 from vgcomp.models.temporal import HEAD, TEMPORAL
 
 _CHANNELS = (320, 640, 1280)
@@ -292,6 +292,14 @@ def _inputs(embedding: int, context: int, tokens: int) -> Any:
     return inputs
 
 
+def _clip(s: Settings) -> tuple[InputSpec, ...]:
+    return (InputSpec("z", (s.batch, 4, *latent_grid(s, 4, 8))),)
+
+
+def _images(s: Settings) -> tuple[InputSpec, ...]:
+    return (InputSpec("z", (s.batch * s.frames, 4, s.height // 8, s.width // 8)),)
+
+
 NETWORKS = (
     Network(
         "snapgen-v",
@@ -308,5 +316,35 @@ NETWORKS = (
         _denoiser(channels=(32, 64, 128), context=24, head=32),
         _inputs(128, 24, 7),
         multiple=32,
+    ),
+    Network(
+        "snapgen-v-temporal-decoder",
+        "The decoder over time of a VAE like SnapGen-V's, separable convolutions",
+        Settings(frames=17, height=512, width=512),
+        lambda s: TemporalDecoder(blocks=s.layers or 4, separable=True),
+        _clip,
+        frame_step=4,
+    ),
+    Network(
+        "snapgen-v-temporal-decoder-small",
+        "snapgen-v-temporal-decoder, narrow",
+        small(5, 64, 96),
+        lambda s: TemporalDecoder((8, 8, 16, 16), s.layers or 1, separable=True),
+        _clip,
+        frame_step=4,
+    ),
+    Network(
+        "snapgen-v-spatial-decoder",
+        "The decoder of frames of a VAE like SnapGen-V's, separable convolutions",
+        Settings(frames=17, height=512, width=512),
+        lambda s: SpatialDecoder(blocks=s.layers or 3, separable=True),
+        _images,
+    ),
+    Network(
+        "snapgen-v-spatial-decoder-small",
+        "snapgen-v-spatial-decoder, narrow",
+        small(3, 64, 96),
+        lambda s: SpatialDecoder((32, 32, 32, 32), s.layers or 1, separable=True),
+        _images,
     ),
 )

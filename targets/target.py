@@ -76,6 +76,8 @@ class Target(BaseModel):
     host_issue_s: float = Field(default=0.0, ge=0.0)
     #: The host's time for a view, which issues nothing.
     host_view_s: float = Field(default=0.0, ge=0.0)
+    #: Copies from the host's (pinned) memory to the device. None: both are the same memory.
+    host_bytes_per_s: PositiveFloat | None = None
 
     #: How a run's memory is handed out: PyTorch's ``caching`` allocator, one planned ``arena``, or ``live``, just what
     #: is live and no loss. None: caching on CUDA devices, an arena on a Neural Engine, live on a CPU.

@@ -117,6 +117,8 @@ class VideoUnet(nn.Module):
 
     def __init__(self, widths: tuple[int, ...] = (48, 64, 96), blocks: tuple[int, ...] = (1, 1, 2)) -> None:
         super().__init__()
+        #: Channels of what `encode` gives, in its order.
+        self.encoded_channels = widths
         self.condition = Condition()
         self.conv_in = nn.Conv2d(CHANNELS, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
@@ -142,16 +144,28 @@ class VideoUnet(nn.Module):
             self.up.append(stage)
         self.norm_out, self.conv_out = nn.GroupNorm(8, width), nn.Conv2d(width, CHANNELS, 3, padding=1)
 
+    def encode(self, sample: Tensor, timestep: Tensor, prompt: Tensor) -> list[Tensor]:
+        """What each level of the way down ends in, (B·T, C, H, W) each: the largest first."""
+        *_, levels = self._down(sample, self.condition(timestep, prompt))
+        return levels
+
+    def _down(self, sample: Tensor, condition: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """All that the way up reads, and what the levels end in."""
+        x = self.conv_in(sample.transpose(1, 2).flatten(0, 1))
+        skips, levels = [x], []
+        for stage in self.down:
+            for layer in stage.children():
+                if not isinstance(layer, _Block):
+                    levels.append(x)
+                x = layer(x, condition) if isinstance(layer, _Block) else layer(x)
+                skips.append(x)
+        return skips, [*levels, x]
+
     def forward(self, sample: Tensor, timestep: Tensor, prompt: Tensor) -> Tensor:
         clips, frames = sample.shape[0], sample.shape[2]
         condition = self.condition(timestep, prompt)
-        x = self.conv_in(sample.transpose(1, 2).flatten(0, 1))
-        skips = [x]
-        for stage in self.down:
-            for layer in stage.children():
-                x = layer(x, condition) if isinstance(layer, _Block) else layer(x)
-                skips.append(x)
-        x = self.middle(x, condition)
+        skips, _ = self._down(sample, condition)
+        x = self.middle(skips[-1], condition)
         for stage in self.up:
             for layer in stage.children():
                 x = (

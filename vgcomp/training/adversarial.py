@@ -38,7 +38,7 @@ class Recipe:
     the averaged weights, which are what is kept.
     """
 
-    iterations: int = 300
+    iterations: int = 400
     steps: int = 4
     shift: float = 3.0
     batch: int = 8

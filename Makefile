@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "vgcomp needs Python 3.11 or later: none found on PATH, set PYTHON=/path/to/python" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet -c constraints.txt --index-url $(TORCH_INDEX) torch)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,tvm,coreml]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,tvm,coreml,search,ray]'
 	@touch $@
 
 clean:

@@ -28,8 +28,10 @@ LAYERS = (
     ("backends", "check"),
     ("crosscheck", "rehash", "training"),
     ("optimize",),
+    ("artifact_budget",),
     ("compiled_cost",),
     ("profiling", "report", "validate"),
+    ("search",),
     ("cli", "__main__"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

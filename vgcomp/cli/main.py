@@ -22,6 +22,7 @@ from vgcomp.cli.optimize import optimize
 from vgcomp.cli.plan import plan
 from vgcomp.cli.profile import profile
 from vgcomp.cli.rehash import rehash
+from vgcomp.cli.search import search
 from vgcomp.cli.validate import validate
 from vgcomp.cli.verify import verify
 
@@ -50,7 +51,7 @@ def _main(
     pass
 
 
-for command in (optimize, rehash, inspect, plan, explain, verify, validate, profile, passes, targets, models):
+for command in (optimize, rehash, search, inspect, plan, explain, verify, validate, profile, passes, targets, models):
     app.command()(command)
 app.command("run")(run_artifact)
 app.command()(bench)

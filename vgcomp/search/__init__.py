@@ -1,0 +1,1 @@
+"""Searches over candidates of a space: their quality against what their compiled programs cost."""

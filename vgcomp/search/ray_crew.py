@@ -7,6 +7,7 @@ its node or its memory, is a lost worker like any other: its candidate is given 
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from vgcomp.space import Candidate
 
 #: Actors in a row that may be lost before they are ready.
 _FALSE_STARTS = 3
+#: Seconds to wait for a cluster's port.
+_PATIENCE = 10.0
 
 
 @dataclass
@@ -36,7 +39,10 @@ class RayCrew:
     """``jobs`` actors, by default one a CPU of the cluster (or as many as its GPUs are enough for)."""
 
     def __init__(self, evaluator: Evaluator, address: str, jobs: int | None, gpus: float = 0.0) -> None:
-        _connect(address, jobs)
+        # A program that has connected by itself keeps its connection.
+        self._ours = not ray.is_initialized()
+        if self._ours:
+            _connect(address, jobs)
         self._evaluator = ray.put(evaluator)
         self._actor = ray.remote(_Actor).options(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)
         self._false_starts = 0
@@ -64,7 +70,8 @@ class RayCrew:
         for worker in self._workers:
             ray.kill(worker.actor)
         self._workers = []
-        ray.shutdown()
+        if self._ours:
+            ray.shutdown()
 
     def _heard(self, slot: int) -> Report | None:
         worker = self._workers[slot]
@@ -112,13 +119,25 @@ class _Actor:
 
 def _connect(address: str, jobs: int | None) -> None:
     """Raises Unavailable where there is no cluster."""
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "ignore_reinit_error": True}
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    _check_port(address)
     try:
         if address == "local":
             ray.init(address="local", num_cpus=jobs, include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
+        raise Unavailable(f"no Ray cluster answers at {address!r}: {reason(error)}") from error
+
+
+def _check_port(address: str) -> None:
+    """Raises Unavailable where nothing listens: Ray itself would try for minutes, then end the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    except OSError as error:
         raise Unavailable(f"no Ray cluster answers at {address!r}: {reason(error)}") from error
 
 

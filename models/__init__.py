@@ -18,15 +18,16 @@ from torch import Tensor, nn
 
 from vgcomp.capture import capture
 from vgcomp.errors import UsageError
-from vgcomp.models import decoders, encoders, quality, snapgen, transformers, unets
+from vgcomp.models import decoders, encoders, quality, snapgen, sned, transformers, unets
 from vgcomp.models.initialise import build_untouched, randomise
 from vgcomp.models.network import InputSpec, Network, Settings
+from vgcomp.models.pipelines import PIPELINES
 from vgcomp.program import Program, Source
 
 #: Every network of the zoo, by name.
 MODELS: dict[str, Network] = {
     network.name: network
-    for family in (unets, decoders, transformers, encoders, snapgen, quality)
+    for family in (unets, decoders, transformers, encoders, snapgen, sned, quality)
     for network in family.NETWORKS
 }
 
@@ -72,6 +73,8 @@ def find(name: str) -> Network:
     found = MODELS.get(name)
     if found is not None:
         return found
+    if name in PIPELINES:
+        raise UsageError(f"{name} is a whole pipeline, which `vgcomp optimize` plans; this is for one network of it")
     near = difflib.get_close_matches(name, MODELS, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "see `vgcomp models`"
     raise UsageError(f"no network is called {name!r}; {hint}")

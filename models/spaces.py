@@ -3,7 +3,8 @@
     space = find_space("snapgen-v-small")                  # or a JSON file that `Space.save` wrote
     program = build_candidate(space, space.sample(random.Random(0)))
 
-What a choice decides is said by its name: ``temporal.<place>`` is the kind of the one temporal layer at that place.
+What a choice decides is said by its name: ``temporal.<place>`` is the kind of the one temporal layer at that place,
+``resolution`` height and width.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from vgcomp.errors import UsageError
 from vgcomp.models import build
 from vgcomp.models.snapgen import positions, temporal_layers
+from vgcomp.models.sned import CONFIGS, RESOLUTION
 from vgcomp.models.temporal import TEMPORAL
 from vgcomp.program import Program
 from vgcomp.space import Candidate, Choice, Option, Space
@@ -29,8 +31,15 @@ def _snapgen(name: str) -> Space:
     return Space(name, name, tuple(Choice(f"{_TEMPORAL}{place}", ("none", *TEMPORAL)) for place in positions()))
 
 
+def _sned(name: str) -> Space:
+    """Widths, blocks and layers of a supernet, and the resolution."""
+    return Space(name, name, CONFIGS[name].choices())
+
+
 #: Every search space of the zoo, by name.
-SPACES: dict[str, Space] = {space.name: space for space in (_snapgen("snapgen-v"), _snapgen("snapgen-v-small"))}
+SPACES: dict[str, Space] = {
+    space.name: space for space in (_snapgen("snapgen-v"), _snapgen("snapgen-v-small"), *map(_sned, CONFIGS))
+}
 
 
 def find_space(name: str | Path) -> Space:
@@ -59,10 +68,15 @@ def build_candidate(space: Space, candidate: Candidate, **settings: Any) -> Prog
 def _decided(space: Space, named: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with what the choices say put in."""
     kinds = {name.removeprefix(_TEMPORAL): str(kind) for name, kind in named.items() if name.startswith(_TEMPORAL)}
-    other = next((name for name in named if not name.startswith(_TEMPORAL)), None)
+    decided = dict(given)
+    if RESOLUTION in named:
+        decided |= {"height": named[RESOLUTION], "width": named[RESOLUTION]}
+    if kinds:
+        decided["temporal"] = _temporal(space, kinds, str(given.get("temporal", "")))
+    other = next((name for name in named if not name.startswith(_TEMPORAL) and name != RESOLUTION), None)
     if other is not None:
         raise UsageError(f"space {space.name!r}: {space.network} has nothing that the choice {other!r} could decide")
-    return {**given, "temporal": _temporal(space, kinds, str(given.get("temporal", "")))} if kinds else dict(given)
+    return decided
 
 
 def _temporal(space: Space, kinds: Mapping[str, str], fixed: str) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -17,7 +17,10 @@ from vgcomp.errors import UsageError
 if TYPE_CHECKING:
     from vgcomp.backends.tvm.platform import Platform
     from vgcomp.cli.emit import Form, Reported
+    from vgcomp.cost_models.base import CostModel
+    from vgcomp.optimize import OptimizeResult, Progress
     from vgcomp.program import Program
+    from vgcomp.targets import Target
 
 
 class Emit(StrEnum):
@@ -51,11 +54,19 @@ def optimize(
     dry_run: options.DryRun = False,
     seed: options.Seed = 0,
     cost_model: options.CostModel = options.CostModelName.analytic,
+    pipeline: options.Pipeline = False,
 ) -> None:
     """Rewrite a network so that it fits a memory budget at the least latency; without one, list what is possible."""
+    from vgcomp.cli.generation import is_pipeline, optimize_pipeline, refuse_options
+
     reports = report or []
     folder = None if dry_run else out
     target_spec = checked_options(target, mem, passes, reports, folder)
+    if pipeline or is_pipeline(model):
+        own: dict[str, object] = {"--passes": passes, "--emit": form, "--arch": arch, "--tune": tune, "--check": check}
+        refuse_options(model, {**own, "--tune-on": tune_on, "--timesteps": timesteps, "--weights": weights != "fp16"})
+        optimize_pipeline(model, settings or [], target_spec, mem, cost_model.value, folder, reports)
+        return
     platform = _platform(form, target_spec, arch)
     _check_tune(tune, tune_on, platform)
     if form is Emit.coreml:
@@ -67,7 +78,6 @@ def optimize(
     from vgcomp.cli.emit import emit, form_of, with_report
     from vgcomp.cli.source import load_source
     from vgcomp.cost_models import named_model
-    from vgcomp.optimize import optimize as run_optimizer
     from vgcomp.report import write_report
     from vgcomp.targets import load_target
 
@@ -78,9 +88,8 @@ def optimize(
         program = load_source(model, settings or [])
         if folder is not None:
             _check_weights(program, folder, platform)
-        result = run_optimizer(
-            program, target=device, memory=mem, passes=passes, check=check, seed=seed, progress=tell, cost_model=costs
-        )
+        wanted = Given(target=device, passes=passes, check=check, seed=seed, progress=tell, cost_model=costs)
+        result = _optimized(program, mem, platform, wanted)
         done = with_report(result, seconds=time.perf_counter() - begin)
         if tune is not None:
             from vgcomp.backends.tvm.build import tune as tune_kernels
@@ -92,6 +101,29 @@ def optimize(
     for path in reports:
         write_report(done, path)
     _print(done, reports, out, dry_run)
+
+
+class Given(TypedDict):
+    """What ``optimize`` is given besides the program and the budget."""
+
+    target: Target
+    passes: str | None
+    check: bool
+    seed: int
+    progress: Progress
+    cost_model: CostModel
+
+
+def _optimized(program: Program, mem: str | None, platform: Platform | None, given: Given) -> OptimizeResult:
+    """Within the budget as PyTorch would run it, or, for a compiled result, as its own plan of memory has it."""
+    from vgcomp.artifact_budget import optimize_within
+    from vgcomp.optimize import optimize as run_optimizer
+
+    if mem is None or platform is None:
+        return run_optimizer(program, memory=mem, **given)
+    from vgcomp.backends.tvm.plan import ProgramPlan
+
+    return optimize_within(program, memory=mem, planned=lambda made: ProgramPlan(made).planned_bytes, **given)
 
 
 def _check_tune(tune: float | None, tune_on: str | None, platform: Platform | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import struct
@@ -136,22 +137,32 @@ def test_an_architecture_needs_a_compiled_result(capsys: pytest.CaptureFixture[s
 
 
 def _code_objects(library: Path) -> list[str]:
-    """The architectures of the machine code in a library's fat binaries, and "ptx" for every text among them."""
-    content, found = library.read_bytes(), []
-    for place in re.finditer(re.escape(struct.pack("<I", 0xBA55ED50)), content):
-        _, _, header, size = struct.unpack_from("<IHHQ", content, place.start())
-        at, end = place.start() + header, place.start() + header + size
-        while at < end:
-            kind, _, own, payload = struct.unpack_from("<HHIQ", content, at)
-            (arch,) = struct.unpack_from("<I", content, at + 28)
-            found.append(f"sm_{arch}" if kind == 2 else "ptx")
-            at += own + payload
+    """The architectures of the machine code in a library's section for it, and "ptx" for every text among them."""
+    told = subprocess.run(["readelf", "-SW", str(library)], capture_output=True, text=True, check=True).stdout
+    place = re.search(r"\.nv_fatbin\s+PROGBITS\s+\w+\s+(\w+)\s+(\w+)", told)
+    assert place is not None, told
+    offset, size = (int(number, 16) for number in place.groups())
+    content, found = library.read_bytes()[offset : offset + size], []
+    _, _, at, payload = struct.unpack_from("<IHHQ", content)
+    assert at + payload == size
+    while at < size:
+        kind, _, own, payload = struct.unpack_from("<HHIQ", content, at)
+        (arch,) = struct.unpack_from("<I", content, at + 28)
+        found.append(f"sm_{arch}" if kind == 2 else "ptx")
+        at += own + payload
     return found
 
 
-def _listed(library: Path) -> list[str]:
-    """The same by NVIDIA's own tool."""
-    told = subprocess.run(["cuobjdump", "--list-elf", str(library)], capture_output=True, text=True, check=True).stdout
+def _cuobjdump() -> str | None:
+    """NVIDIA's own lister: from the CUDA toolkit, or as Triton brings it (PyTorch for GPUs installs that)."""
+    triton = importlib.util.find_spec("triton")
+    brought = Path(triton.origin).parent / "backends" / "nvidia" / "bin" if triton and triton.origin else None
+    return shutil.which("cuobjdump") or (shutil.which("cuobjdump", path=str(brought)) if brought else None)
+
+
+def _listed(cuobjdump: str, library: Path) -> list[str]:
+    """The architectures of the machine code, by NVIDIA's own lister."""
+    told = subprocess.run([cuobjdump, "--list-elf", str(library)], capture_output=True, text=True, check=True).stdout
     return re.findall(r"\.(sm_\d+)\.cubin", told)
 
 
@@ -170,8 +181,9 @@ def test_a_cuda_library_holds_the_code_asked_for(
     manifest = _written(tmp_path / "out", target, arch)
     library = tmp_path / "out" / manifest.library
     assert _code_objects(library) == wanted
-    if shutil.which("cuobjdump") is not None:
-        assert _listed(library) == wanted
+    cuobjdump = _cuobjdump()
+    if cuobjdump is not None:
+        assert _listed(cuobjdump, library) == wanted
     assert b"__global__" not in library.read_bytes()
     assert (manifest.device.kind, list(manifest.device.arch)) == ("cuda", wanted)
     assert any("driver" in need for need in manifest.device.needs)

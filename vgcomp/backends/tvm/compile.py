@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from vgcomp.backends.tvm.fat_binary import name_fat_binary
 from vgcomp.backends.tvm.lower import Lowered
 from vgcomp.backends.tvm.platform import AARCH64_CXX, Platform
 from vgcomp.backends.tvm.schedule import scheduled
@@ -69,6 +70,8 @@ def compile_library(lowered: Lowered, platform: Platform, folder: Path, tuned: T
     compiler = {} if platform.triple is None else {"cc": AARCH64_CXX}
     # LLVM describes every function for debuggers, which is a fifth of a library.
     compile_module(lowered, target, tuned=tuned).export_library(path, options=["-Wl,--strip-debug"], **compiler)
+    if platform.kind == "cuda":
+        name_fat_binary(Path(path))
     return described
 
 

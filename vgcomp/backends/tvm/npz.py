@@ -24,7 +24,7 @@ def read_inputs(path: Path, manifest: Manifest) -> dict[str, Tensor]:
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise UsageError(f"{path} holds one array without a name: write it with numpy.savez(file, name=array)")
-            arrays = {name: torch.from_numpy(np.ascontiguousarray(file[name])) for name in file.files}
+            arrays = {name: torch.from_numpy(np.asarray(file[name], order="C")) for name in file.files}
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} is not an .npz file that can be read: {error}") from error
     return {name: _narrowed(value) if name in wide else value for name, value in arrays.items()}

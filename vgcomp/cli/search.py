@@ -136,6 +136,8 @@ def outcome_written(outcome: Outcome, reports: Sequence[Path], out: Path | None,
     for path in reports:
         write_report(outcome, path)
     found = outcome.found
+    if outcome.eliminated:
+        say(f"Coarse search: {len(outcome.eliminated)} layers miss a limit alone: {', '.join(outcome.eliminated)}")
     if outcome.trace:
         say("Algorithm A1, from its first start", _trace([step for step in outcome.trace if not step.descent]))
     outcome.hold()

@@ -13,6 +13,7 @@ from vgcomp import __version__
 from vgcomp.errors import UsageError
 from vgcomp.models.spaces import find_space
 from vgcomp.search.crew import Crew, Rules
+from vgcomp.search.engines.a1 import AlgorithmA1
 from vgcomp.search.engines.named import named_engine
 from vgcomp.search.evaluator import Evaluator
 from vgcomp.search.journal import Journal
@@ -73,7 +74,10 @@ def search(order: Order, tell: Tell = lambda known: None) -> Outcome:
     with _journal(order, problem) as journal:
         found = Search(problem, engine, _crew(order, evaluator), rules, journal, tell).run(order.evaluations)
     device = load_target(order.target).name
-    return Outcome(found, order.engine, order.seed, device, str(order.quality), tuple(getattr(engine, "trace", ())))
+    asked = (order.engine, order.seed, device, str(order.quality))
+    if isinstance(engine, AlgorithmA1):
+        return Outcome(found, *asked, tuple(engine.trace), tuple(engine.eliminated))
+    return Outcome(found, *asked)
 
 
 def _problem(order: Order) -> Problem:

@@ -44,6 +44,8 @@ class Outcome:
     target: str
     quality: str
     trace: tuple[Step, ...] = ()
+    #: Layers that Algorithm A1's coarse search took out.
+    eliminated: tuple[str, ...] = ()
 
     @property
     def problem(self) -> Problem:
@@ -91,6 +93,7 @@ class Outcome:
             "units": _UNITS,
             "front": [_point(problem, evaluation) for evaluation in found.front],
             **({"trace": [_step(problem, step) for step in self.trace]} if self.trace else {}),
+            **({"eliminated": list(self.eliminated)} if self.eliminated else {}),
         }
 
     def kept(self, count: int) -> list[Evaluation]:

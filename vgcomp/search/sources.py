@@ -107,7 +107,11 @@ class InheritedQuality:
     checkpoint: str
 
     def open(self, space: Space) -> Quality:
-        loss: Quality = importlib.import_module("vgcomp.training.inherited").InheritedLoss(self.checkpoint)
+        from vgcomp.training.inherited import InheritedLoss
+
+        loss = InheritedLoss(self.checkpoint)
+        if loss.space.choices != space.choices:
+            raise UsageError(f"{self.checkpoint} holds a supernet of the space {loss.space.name}, not of {space.name}")
         return loss
 
 

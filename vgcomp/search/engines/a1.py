@@ -74,6 +74,8 @@ class AlgorithmA1(Scripted):
         self.problem = problem
         #: What was executed, in order.
         self.trace: list[Step] = []
+        #: Layers that the coarse search took out, as ``selfattention3d[mid]``.
+        self.eliminated: list[str] = []
         self._rng = random.Random(seed)
         self._table: dict[tuple[int, Option], Cost] = {}
         self._allowed = [choice.options for choice in problem.space.choices]
@@ -100,6 +102,9 @@ class AlgorithmA1(Scripted):
             (options[0], *(o for o in options[1:] if self._fits_alone(found[i, o])))
             for i, options in enumerate(self._allowed)
         ]
+        kept = [(i, option) for i, options in enumerate(self._allowed) for option in options]
+        choices = self.problem.space.choices
+        self.eliminated = [_change(choices[i], base[i], o) for i, o in places if (i, o) not in kept]
         worth = {place: e.quality for place, e in found.items() if e.quality is not None}
         worth |= {(i, option): bare.quality for i, option in enumerate(base) if bare.quality is not None}
         return tuple(
@@ -181,12 +186,12 @@ class AlgorithmA1(Scripted):
         for i, (choice, option) in enumerate(zip(self.problem.space.choices, candidate, strict=True)):
             lower = _below(choice, option, self._allowed[i])
             if lower is not None:
-                yield _Action(f"A⁻ {_layer(choice, option, lower)}", _changed(candidate, i, lower))
+                yield _Action(f"A⁻ {_change(choice, option, lower)}", _changed(candidate, i, lower))
 
     def _additions(self, candidate: Candidate) -> Iterator[_Action]:
         for i, (choice, option) in enumerate(zip(self.problem.space.choices, candidate, strict=True)):
             for higher in _above(choice, option, self._allowed[i]):
-                yield _Action(f"A⁺ {_layer(choice, higher, option)}", _changed(candidate, i, higher))
+                yield _Action(f"A⁺ {_change(choice, option, higher)}", _changed(candidate, i, higher))
 
 
 def _condition(over_latency: float, over_memory: float) -> str:
@@ -210,11 +215,11 @@ def _above(choice: Choice, option: Option, allowed: Sequence[Option]) -> Sequenc
     return [o for o in allowed if choice.options.index(o) > choice.options.index(option)][:1]
 
 
-def _layer(choice: Choice, option: Option, other: Option) -> str:
-    """``selfattention3d[mid]``; ``width.0 64→32`` where there is no layer to name."""
+def _change(choice: Choice, before: Option, after: Option) -> str:
+    """``selfattention3d[mid]``, the layer that comes or goes; ``width 64→48`` where there is none to name."""
     if NONE in choice.options:
-        return f"{option}[{choice.name.partition('.')[2] or choice.name}]"
-    return f"{choice.name}={option} (from {other})"
+        return f"{after if before == NONE else before}[{choice.name.partition('.')[2] or choice.name}]"
+    return f"{choice.name} {before}→{after}"
 
 
 def _changed(candidate: Candidate, place: int, option: Option) -> Candidate:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vgcomp.search.engines.predictor import Genes, Predictor, Values, balanced, fit
+from vgcomp.search.engines.predictor import Form, Genes, Predictor, Values, balanced, fit
 from vgcomp.search.engines.scripted import Script, Scripted
 from vgcomp.search.problem import OBJECTIVES, Evaluation, Problem
 from vgcomp.space import Candidate
@@ -25,10 +25,14 @@ GENERATION = 8
 _OPTIMISM = (0.0,) * 6 + (1.0, 2.0)
 #: Points in the box of objectives whose share that is dominated stands for the volume.
 _PROBES = 4096
+#: Options up to this many are looked at alone first.
+_ALONE = 64
+#: How much more must be known before the predictors' forms are chosen anew.
+_RECHOSEN = 1.2
 #: Spaces up to this size are predicted whole.
 _WHOLE = 20_000
 #: In larger ones: rounds of change and recombination of the best predicted, and how many a round keeps.
-_ROUNDS, _KEPT = 8, 1500
+_ROUNDS, _KEPT = 8, 600
 
 
 class Surrogate(Scripted):
@@ -41,6 +45,8 @@ class Surrogate(Scripted):
         self._rng = np.random.default_rng(seed)
         self._options = [len(choice.options) for choice in problem.space.choices]
         self._known: dict[Candidate, Evaluation] = {}
+        self._forms: list[Form] | None = None
+        self._chosen_at = 0
         super().__init__(self._run())
 
     def _run(self) -> Script:
@@ -52,9 +58,21 @@ class Surrogate(Scripted):
         self._known |= {evaluation.candidate: evaluation for evaluation in evaluations}
 
     def _first(self) -> list[Candidate]:
-        """The barest and the last candidate, and enough balanced ones to see each option twice."""
-        ends = [[0] * len(self._options), [size - 1 for size in self._options]]
-        rows = [*ends, *balanced(self._options, 2 * max(self._options), self._rng).tolist()]
+        """The barest and the last candidate, each option alone, and balanced ones that see each option once more.
+
+        Alone, an option shows what it takes, which a maximum over several hides. Where choices are many, balanced ones
+        do instead.
+        """
+        barest = [0] * len(self._options)
+        alone = [
+            [*barest[:place], option, *barest[place + 1 :]]
+            for place, size in enumerate(self._options)
+            for option in range(1, size)
+        ]
+        few = len(alone) < _ALONE
+        count = max(self._options) * (1 if few else 3)
+        rows = [barest, [size - 1 for size in self._options], *(alone if few else [])]
+        rows += balanced(self._options, count, self._rng).tolist()
         return list(dict.fromkeys(self.problem.space.from_genes(row) for row in rows))
 
     def _next(self) -> list[Candidate]:
@@ -73,13 +91,18 @@ class Surrogate(Scripted):
         judged = [e for e in priced if e.quality is not None]
         if len(judged) < 2 or len(priced) < 2:
             return None
-        costs = self._genes(priced)
-        return _Models(
-            self.problem,
-            fit(self._genes(judged), np.array([-e.quality for e in judged if e.quality is not None])),
-            fit(costs, np.array([e.cost.latency_s for e in priced if e.cost is not None])),
-            fit(costs, np.array([float(e.cost.peak_bytes) for e in priced if e.cost is not None])),
+        if len(self._known) >= _RECHOSEN * self._chosen_at:
+            self._forms, self._chosen_at = None, len(self._known)
+        costs, most = self._genes(priced), max(self._options)
+        figures = (
+            (self._genes(judged), np.array([-e.quality for e in judged if e.quality is not None])),
+            (costs, np.array([e.cost.latency_s for e in priced if e.cost is not None])),
+            (costs, np.array([float(e.cost.peak_bytes) for e in priced if e.cost is not None])),
         )
+        forms = self._forms or [None] * len(figures)
+        fitted = [fit(genes, values, most, form) for (genes, values), form in zip(figures, forms, strict=True)]
+        self._forms = [predictor.form for predictor in fitted]
+        return _Models(self.problem, fitted)
 
     def _genes(self, evaluations: Sequence[Evaluation]) -> Genes:
         return np.array([self.problem.space.genes(e.candidate) for e in evaluations])
@@ -133,7 +156,7 @@ class Surrogate(Scripted):
             return models.nearest(pool)[:GENERATION]
         points = np.array([self.problem.vector(e) for e in admitted])
         expected = models.vectors(pool, 0.0)
-        low, high = np.minimum(points.min(0), expected.min(0)), points.max(0)
+        low, high = np.minimum(points.min(0), expected.min(0)), self._corner(np.vstack((points, expected)).max(0))
         probes = _Probes(low + self._rng.random((_PROBES, len(low))) * (high - low))
         for point in points:
             probes.cover(point)
@@ -143,6 +166,11 @@ class Surrogate(Scripted):
             probes.cover(models.vectors(pool[[number]], optimism)[0])
             chosen.append(number)
         return chosen
+
+    def _corner(self, worst: Values) -> Values:
+        """Where the volume ends: at the limits, and at the worst that is known or expected where nothing is limited."""
+        limits = {"latency": self.problem.limits.latency_s, "memory": self.problem.limits.memory_bytes}
+        return np.array([limits.get(name) or w for name, w in zip(self.problem.objectives, worst, strict=True)])
 
     def _best(self, models: _Models, pool: Genes, probes: _Probes, optimism: float, chosen: Sequence[int]) -> int:
         """The one that covers most probes; where none covers any, the one that might with the most luck."""
@@ -159,9 +187,9 @@ class Surrogate(Scripted):
 class _Models:
     """Predictors of the three figures, quality's negative first. What was predicted of a pool is kept."""
 
-    def __init__(self, problem: Problem, quality: Predictor, latency: Predictor, memory: Predictor) -> None:
+    def __init__(self, problem: Problem, predictors: Sequence[Predictor]) -> None:
         self._limits = problem.limits
-        self._predictors = (quality, latency, memory)
+        self._predictors = predictors
         self._columns = [OBJECTIVES.index(name) for name in problem.objectives]
         self._kept: tuple[Genes, Values, Values] | None = None
 

@@ -30,33 +30,34 @@ def test_a_draw_depends_on_seed_and_iteration_alone():
 
 def test_the_warm_up_starts_at_the_largest_and_opens_every_option():
     drawn = sampler(warmup=300)
-    assert all(drawn.draw(0).candidate == largest(SPACE) for _ in range(3)) and drawn.opened(0).size == 1
+    assert all(drawn.draw(0) == largest(SPACE) for _ in range(3)) and drawn.opened(0).size == 1
     sizes = [drawn.opened(i).size for i in range(0, 301, 50)]
     assert sizes == sorted(sizes) and sizes[-1] == SPACE.size
     assert drawn.opened(100).choices[0].options == (4, 8) and drawn.opened(200).choices[0].options == (2, 4, 8)
     assert sampler().opened(0) == SPACE
 
 
-def test_resolutions_are_drawn_evenly():
-    drawn = sampler(sizes=(16, 32, 64))
-    counts = Counter(drawn.draw(i).size for i in range(900))
+def test_resolutions_are_drawn_evenly_and_open_from_the_start():
+    space = Space("test", "test", (Choice("resolution", (16, 32, 64)), *SPACE.choices))
+    drawn = SubnetSampler(space, Plan(warmup=1000), lambda candidate: cost(candidate[1:]))
+    counts = Counter(drawn.draw(i)[0] for i in range(900))
     assert all(counts[size] == pytest.approx(300, abs=45) for size in (16, 32, 64))
 
 
 def test_costs_are_laid_evenly_over_the_whole_range():
     def bands(**changes):
         drawn, low, high = sampler(**changes), math.log(cost(smallest(SPACE))), math.log(cost(largest(SPACE)))
-        logs = [math.log(cost(drawn.draw(i).candidate)) for i in range(600)]
+        logs = [math.log(cost(drawn.draw(i))) for i in range(600)]
         return Counter(min(3, int(4 * (value - low) / (high - low))) for value in logs)
 
     superposed, option_by_option = bands(), bands(tries=1)
     assert min(superposed[n] for n in range(4)) > 60
     # Drawn option by option, the cheapest quarter of the range hardly occurs.
     assert option_by_option[0] < 30
-    drawn = {sampler().draw(i).candidate for i in range(600)}
+    drawn = {sampler().draw(i) for i in range(600)}
     assert smallest(SPACE) in drawn and largest(SPACE) in drawn
 
 
 def test_a_plan_that_cannot_be_is_one_line():
-    with pytest.raises(UsageError, match="sampling wants a size"):
-        Plan(sizes=())
+    with pytest.raises(UsageError, match="at least one try"):
+        Plan(tries=0)

@@ -20,6 +20,6 @@ def generate(
         latent = torch.randn((len(some), *shape), generator=seeded(seed, first)).to(some.device)
         for i in range(sampler.steps):
             told = torch.tensor(sampler.timestep(i), device=some.device)
-            latent = sampler.step(i, latent, network(latent, told.expand(len(some)), some))
+            latent = sampler.step(i, latent, network(latent, told, some))
         parts.append(latent)
     return torch.cat(parts)

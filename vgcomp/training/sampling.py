@@ -12,36 +12,29 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vgcomp.errors import UsageError
-from vgcomp.space import Candidate, Choice, Space
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What an iteration trains. ``size``: of the frames, in pixels."""
-
-    candidate: Candidate
-    size: int
+from vgcomp.space import Candidate, Choice, Option, Space
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How iterations draw. ``sizes``: resolutions in pixels, each as likely as another.
+    """How iterations draw.
 
     ``warmup``: iterations until every option is open; 0 opens all from the start. ``tries``: candidates among which the
-    one nearest to the drawn cost is taken; 1 draws options evenly, whatever they cost.
+    one nearest to the drawn cost is taken; 1 draws options evenly, whatever they cost. ``even``: choices that are drawn
+    evenly and open from the start, as cost has no say in them.
     """
 
-    sizes: tuple[int, ...] = (32,)
     warmup: int = 0
     tries: int = 8
+    even: tuple[str, ...] = ("resolution",)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.sizes or self.warmup < 0 or self.tries < 1:
-            raise UsageError("sampling wants a size, a warm-up of no less than 0 iterations and at least one try")
+        if self.warmup < 0 or self.tries < 1:
+            raise UsageError("sampling wants a warm-up of no less than 0 iterations and at least one try")
 
 
 class SubnetSampler:
@@ -53,22 +46,32 @@ class SubnetSampler:
     def opened(self, i: int) -> Space:
         """The space that iteration ``i`` draws from: each choice's largest options, more of them as ``i`` grows."""
         share = 1.0 if not self.plan.warmup else min(1.0, i / self.plan.warmup)
-        choices = tuple(Choice(choice.name, _largest(choice.options, share)) for choice in self.space.choices)
-        return Space(self.space.name, self.space.network, choices, self.space.settings)
+        return replace(self.space, choices=tuple(self._opened(choice, share) for choice in self.space.choices))
 
-    def draw(self, i: int) -> Draw:
-        """The subnet and resolution of iteration ``i``."""
+    def _opened(self, choice: Choice, share: float) -> Choice:
+        if choice.name in self.plan.even:
+            return choice
+        last = len(choice.options) - 1
+        return Choice(choice.name, choice.options[last - math.floor(share * last) :])
+
+    def draw(self, i: int) -> Candidate:
+        """The subnet of iteration ``i``."""
         rng = random.Random(f"{self.plan.seed}/{i}")
         opened = self.opened(i)
-        size = rng.choice(self.plan.sizes)
-        drawn = [opened.sample(rng) for _ in range(self.plan.tries)]
-        if len(drawn) == 1:
-            return Draw(drawn[0], size)
-        smallest, largest = (tuple(choice.options[end] for choice in opened.choices) for end in (0, -1))
-        low, high = sorted(math.log(self.cost(end)) for end in (smallest, largest))
-        wanted = low + rng.random() * (high - low)
+        first, *others = (opened.sample(rng) for _ in range(self.plan.tries))
+        if not others:
+            return first
+        even = {n: first[n] for n, choice in enumerate(opened.choices) if choice.name in self.plan.even}
         # The ends themselves can be drawn: option by option they hardly ever are.
-        return Draw(min((smallest, largest, *drawn), key=lambda found: abs(math.log(self.cost(found)) - wanted)), size)
+        ends = [_with(end(opened), even) for end in (smallest, largest)]
+        low, high = (math.log(self.cost(end)) for end in ends)
+        wanted = low + rng.random() * (high - low)
+        drawn = (*ends, first, *(_with(other, even) for other in others))
+        return min(drawn, key=lambda found: abs(math.log(self.cost(found)) - wanted))
+
+
+def _with(candidate: Candidate, options: dict[int, Option]) -> Candidate:
+    return tuple(options.get(n, option) for n, option in enumerate(candidate))
 
 
 def smallest(space: Space) -> Candidate:
@@ -79,7 +82,3 @@ def smallest(space: Space) -> Candidate:
 def largest(space: Space) -> Candidate:
     """The last option of each choice."""
     return tuple(choice.options[-1] for choice in space.choices)
-
-
-def _largest(options: tuple[int | str, ...], share: float) -> tuple[int | str, ...]:
-    return options[len(options) - 1 - math.floor(share * (len(options) - 1)) :]

@@ -42,6 +42,7 @@ def test_a_bound_that_is_missed_is_no_success(saved: str, capsys: pytest.Capture
         (["--sampler", "x"], 2, "no sampler is called 'x'"),
         (["--mem", "1kB"], 4, "the smallest feasible is"),
         (["--full", "99"], 2, "99 full steps"),
+        (["--latency", "1e-9"], 2, "no schedule takes at most 1.00 ns"),
     ],
 )
 def test_mistakes_end_with_one_line(

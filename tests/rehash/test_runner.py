@@ -95,6 +95,21 @@ def test_the_cache_is_in_the_plan_and_measured(kind: str) -> None:
     assert full >= candidate.nbytes and reuse >= candidate.nbytes
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_generation_takes_what_the_larger_plan_says(kind: str) -> None:
+    whole = program(kind)
+    seeing = [c for c in Finder(whole, "sample", "timestep").candidates() if c.reads_latent]
+    largest = max(seeing, key=lambda candidate: candidate.nbytes)
+    full, reuse = full_program(whole, largest.cut), reuse_program(whole, largest.cut)
+    both, item = Steps(TorchModule(full), TorchModule(reuse), whole.input_names), job(0)
+    with LiveTracker([item.noise, item.given["prompt"]]) as tracker:
+        run_schedule(both, SCHEDULE, DENOISING, item)
+    # The noise stays beside the latent that it has become. A cache kept into the next full step would show.
+    planned = max(peak_activation_bytes(made, workspace="cpu") for made in (full, reuse)) + item.noise.nbytes
+    assert largest.nbytes > 0.04 * planned
+    assert abs(tracker.peak - planned) <= 0.02 * planned
+
+
 @pytest.mark.parametrize("sampler", [FlowEuler(7), FlowEuler(7, shift=3.0)])
 def test_a_straight_flow_ends_at_the_data(sampler: FlowEuler) -> None:
     data, noise = torch.randn(4), torch.randn(4)

@@ -34,25 +34,33 @@ class When(StrEnum):
 _OTHER_SEEDS = 1000
 
 
+_Latency = Annotated[
+    float | None,
+    typer.Option("--latency", min=0.0, metavar="SECONDS", help="Of all steps, simulated: the best PSNR within."),
+]
+_Sampler = Annotated[
+    str | None, typer.Option("--sampler", help="flow-euler, flow-euler-clean or ddim; default: the network's own.")
+]
+_Shift = Annotated[float, typer.Option("--shift", min=0.01, help="Of flow-euler: above 1, more steps near noise.")]
+_Inputs = Annotated[
+    Path | None, typer.Option("--inputs", metavar="FILE.safetensors", help="Values of other inputs, by name.")
+]
+
+
 def rehash(
     model: options.Source,
     settings: options.Set = None,
     steps: Annotated[int, typer.Option("--steps", help="Of the sampler.")] = 25,
     full: Annotated[int | None, typer.Option("--full", help="How many steps are full; default: tried.")] = None,
+    latency: _Latency = None,
     least_psnr: Annotated[float, typer.Option("--psnr", help="Least PSNR of clips to the full schedule's, dB.")] = 30.0,
     mem: options.Memory = None,
     target: options.Target = "cpu",
-    sampler: Annotated[
-        str | None, typer.Option("--sampler", help="flow-euler, flow-euler-clean or ddim; default: the network's own.")
-    ] = None,
-    shift: Annotated[
-        float, typer.Option("--shift", min=0.01, help="Of flow-euler: above 1, more steps near noise.")
-    ] = 1.0,
+    sampler: _Sampler = None,
+    shift: _Shift = 1.0,
     when: Annotated[When, typer.Option("--when", help="How the full steps are chosen.")] = When.least_error,
-    clips: Annotated[int, typer.Option("--clips", min=1, help="Clips to calibrate on.")] = 2,
-    inputs: Annotated[
-        Path | None, typer.Option("--inputs", metavar="FILE.safetensors", help="Values of other inputs, by name.")
-    ] = None,
+    clips: Annotated[int, typer.Option("--clips", min=1, help="Clips to calibrate on.")] = 4,
+    inputs: _Inputs = None,
     latent: Annotated[str, typer.Option("--latent", help="Name of the input that is denoised.")] = "sample",
     timestep: Annotated[str, typer.Option("--timestep", help="Name of the input that says when.")] = "timestep",
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Where the results go.")] = None,
@@ -85,6 +93,7 @@ def rehash(
             target=device,
             cost_model=named_model(cost_model.value, device),
             full=full,
+            latency=latency,
             memory=budget,
             least_psnr=least_psnr,
             rule=when.value,

@@ -5,8 +5,9 @@ What reuse costs is measured in the clip, stretch by stretch (:class:`vgcomp.reh
 
 * from each full step j of the unmodified run, reuse steps are rolled out one by one; after those to step k - 1 the
   latent is off by ``d[j, k]``;
-* what becomes of one such error at each k is found by running the unmodified steps on from the changed latent: the
-  change of the clip. Errors along it are carried over like it, those across it by its gain in length alone;
+* what becomes of errors is found by running the unmodified steps on from a few latents that are off by one of them
+  (:data:`EVERY` steps apart). Such a run shows how far it is off at every later step, and in the clip. An error is seen
+  as a sum of those that runs show at its step, and carried over like them; what is left of it by its length alone;
 * the changes that stretches make in the clip add up as vectors. Reuse lags behind always to the same side, so that
   they mostly reinforce each other: lengths alone would promise ten decibels too much.
 """
@@ -23,10 +24,17 @@ from torch import Tensor
 
 from vgcomp.backends.torch_module import TorchModule
 from vgcomp.program import Program
-from vgcomp.rehash.runner import Denoising, Job, Runs, step_inputs
+from vgcomp.rehash.runner import Denoising, Job, Runs, Steps, step_inputs
 from vgcomp.rehash.schedule import LEAST_ERROR, NONE, UNKNOWN, Matrix, Schedule, Stretches
 from vgcomp.step_cuts.cut import Cut, Kept
 from vgcomp.step_cuts.emit import full_program, reuse_program, watched
+
+#: Steps between the runs that show what becomes of errors.
+EVERY = 3
+#: Of least squares: runs show much the same, which must not be told apart by their noise.
+RIDGE = 1e-4
+#: Added to what may be zero and is divided by.
+TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ def cosine(values: Sequence[Tensor]) -> Matrix:
     for start in range(0, len(flat[0]), 1 << 20):
         piece = torch.stack([value[start : start + (1 << 20)].double() for value in flat])
         gram += (piece @ piece.T).numpy()
-    norms = np.sqrt(np.maximum(np.diag(gram), 1e-30))
+    norms = np.sqrt(np.maximum(np.diag(gram), TINY))
     return gram / np.outer(norms, norms)
 
 
@@ -94,20 +102,21 @@ def calibrate(
 ) -> Calibration:
     """Runs the jobs unmodified and rolls reuse out from each of their steps, up to ``longest`` - 1 in a row.
 
-    For each job it takes some ``longest`` reuse steps and half as many full ones as there are steps, for each step.
+    A job takes (``longest`` - 1)·n reuse steps, n being the sampler's, and n + n² / (2·``EVERY``) full ones.
     """
-    full, reuse = TorchModule(full_program(program, cut)), TorchModule(reuse_program(program, cut))
-    names, n = program.input_names, denoising.sampler.steps
+    steps = Steps(
+        TorchModule(full_program(program, cut)), TorchModule(reuse_program(program, cut)), program.input_names
+    )
+    n = denoising.sampler.steps
     index = _numbered(n, longest)
     similarity, spread = np.zeros((n, n)), 0.0
     products: list[Matrix] = []
     with torch.no_grad():
         for job in jobs:
-            run = run_full(full, names, denoising, job)
+            run = run_full(steps.full, steps.inputs, denoising, job)
             similarity += np.mean([cosine(values) for values in zip(*run.kept, strict=True)], axis=0)
-            off = _rolled_out(reuse, names, denoising, job, run, longest)
-            changes = _changes(full, names, denoising, job, run, off)
-            flat = torch.stack([changes[j, k].flatten() for j, k in sorted(changes, key=lambda jk: index[jk])])
+            changes = _Clip(steps, denoising, job, run).changes(longest)
+            flat = torch.stack([changes[stretch] for stretch in sorted(changes, key=lambda stretch: index[stretch])])
             products.append((flat @ flat.T).double().numpy() / flat.shape[1])
             spread += float(run.latents[-1].max() - run.latents[-1].min())
     stretches = Stretches(index, np.stack(products))
@@ -126,41 +135,60 @@ def _numbered(n: int, longest: int) -> NDArray[np.int64]:
     return index
 
 
-def _rolled_out(
-    reuse: Runs, names: tuple[str, ...], denoising: Denoising, job: Job, run: Trajectory, longest: int
-) -> dict[tuple[int, int], Tensor]:
-    """(j, k) -> how far the latent before step k is off, where steps j + 1 to k - 1 reused what step j left."""
-    n, found = denoising.sampler.steps, {}
-    for j in range(n):
-        latent = run.latents[j + 1]
-        for i in range(j + 1, min(j + longest, n)):
-            (answer,) = reuse(*step_inputs(names, denoising, job, i, latent), *run.kept[j])
-            latent = denoising.sampler.step(i, latent, answer)
-            found[j, i + 1] = latent - run.latents[i + 1]
-    return found
+@dataclass(frozen=True)
+class _Clip:
+    """One job's unmodified run, and the ways off it. Stretches (j, k) are as :class:`Stretches` has them."""
+
+    steps: Steps
+    denoising: Denoising
+    job: Job
+    run: Trajectory
+
+    def changes(self, longest: int) -> dict[tuple[int, int], Tensor]:
+        """(j, k) -> what the error of that stretch changes in the clip, flat."""
+        n, found = self.denoising.sampler.steps, {}
+        off = self.rolled_out(longest)
+        shown: list[dict[int, Tensor]] = []
+        for k in range(2, n + 1):
+            starts = [j for j in range(k) if (j, k) in off]
+            if (k - 2) % EVERY == 0:
+                shown.append(self.disturbed(k, off[starts[len(starts) // 2], k]))
+            now, last = (torch.stack([errors[i].flatten() for errors in shown]) for i in (k, n))
+            for j in starts:
+                found[j, k] = _carried(off[j, k].flatten(), now, last)
+        return found
+
+    def rolled_out(self, longest: int) -> dict[tuple[int, int], Tensor]:
+        """(j, k) -> how far the latent before step k is off, where steps j + 1 to k - 1 reused what step j left."""
+        n, found = self.denoising.sampler.steps, {}
+        for j in range(n):
+            latent = self.run.latents[j + 1]
+            for i in range(j + 1, min(j + longest, n)):
+                latent = self.stepped(self.steps.reuse, i, latent, self.run.kept[j])
+                found[j, i + 1] = (latent - self.run.latents[i + 1]).float()
+        return found
+
+    def disturbed(self, k: int, error: Tensor) -> dict[int, Tensor]:
+        """How far a run is off before each step from k on, and after the last, whose latent before step k is."""
+        latent, found = self.run.latents[k] + error.to(self.run.latents[k].dtype), {k: error}
+        for i in range(k, self.denoising.sampler.steps):
+            latent = self.stepped(self.steps.full, i, latent)
+            found[i + 1] = (latent - self.run.latents[i + 1]).float()
+        return found
+
+    def stepped(self, program: Runs, i: int, latent: Tensor, kept: tuple[Tensor, ...] = ()) -> Tensor:
+        """The latent after step i."""
+        answer, *_ = program(*step_inputs(self.steps.inputs, self.denoising, self.job, i, latent), *kept)
+        return self.denoising.sampler.step(i, latent, answer)
 
 
-def _changes(
-    full: Runs,
-    names: tuple[str, ...],
-    denoising: Denoising,
-    job: Job,
-    run: Trajectory,
-    off: dict[tuple[int, int], Tensor],
-) -> dict[tuple[int, int], Tensor]:
-    """(j, k) -> what an error of that stretch changes in the clip; one run to the end for each k."""
-    n, found = denoising.sampler.steps, {}
-    for k in range(2, n + 1):
-        starts = [j for j in range(k) if (j, k) in off]
-        error = off[starts[len(starts) // 2], k]
-        latent = run.latents[k] + error
-        for i in range(k, n):
-            answer, *_ = full(*step_inputs(names, denoising, job, i, latent))
-            latent = denoising.sampler.step(i, latent, answer)
-        change = latent - run.latents[n]
-        length = float(error.square().sum().clamp_min(1e-30))
-        gain = float(change.norm()) / length**0.5
-        for j in starts:
-            along = float((off[j, k] * error).sum()) / length
-            found[j, k] = along * change + gain * (off[j, k] - along * error)
-    return found
+def _carried(error: Tensor, now: Tensor, last: Tensor) -> Tensor:
+    """What ``error`` becomes, as errors ``now`` (R, D) become ``last`` (R, D): in parts like them, the rest by length.
+
+    The rest grows as the newest of them does.
+    """
+    products = (now @ now.T).double()
+    products += (RIDGE * products.diagonal().mean() + TINY) * torch.eye(len(now), dtype=torch.float64)
+    parts = torch.linalg.solve(products, (now @ error).double()).to(error.dtype)
+    gain = last[-1].norm() / now[-1].norm().clamp_min(TINY)
+    return parts @ last + gain * (error - parts @ now)

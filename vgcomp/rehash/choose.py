@@ -17,7 +17,7 @@ from vgcomp.rehash.runner import Denoising, Job, Steps
 from vgcomp.rehash.schedule import Schedule, algorithm1, by_effect, least_error, uniform
 from vgcomp.step_cuts.cut import Cut
 from vgcomp.targets import Target
-from vgcomp.units import format_bytes
+from vgcomp.units import format_bytes, format_seconds
 
 #: Cuts of fewest bytes of which the one that needs least is named where nothing fits.
 _LEAST_OF = 6
@@ -27,7 +27,7 @@ Rule = Callable[[Calibration, int], Schedule]
 #: Ways to decide when: from a calibration and a number of full steps.
 SCHEDULES: dict[str, Rule] = {
     "least-error": lambda found, full: least_error(found.stretches, full),
-    "algorithm-1": lambda found, full: algorithm1(found.similarity, full),
+    "algorithm-1": lambda found, full: algorithm1(found.stretches.known(found.similarity), full),
     "algorithm-1-effect": lambda found, full: algorithm1(by_effect(found.stretches), full),
     "uniform": lambda found, full: uniform(len(found.similarity), full),
 }
@@ -95,6 +95,7 @@ def rehash(
     target: Target,
     cost_model: CostModel,
     full: int | None = None,
+    latency: float | None = None,
     memory: int | None = None,
     least_psnr: float = LEAST_PSNR,
     rule: str = "least-error",
@@ -102,10 +103,12 @@ def rehash(
 ) -> Rehash:
     """Calibrates on ``jobs`` and chooses: of what is predicted to hold ``least_psnr`` decibels, the least latency.
 
-    ``full``: how many steps are full; None tries all numbers. ``memory``: bytes that the device has for either program.
+    ``full``: how many steps are full; None tries all numbers. ``latency``: seconds that all steps may take, simulated;
+    of the schedules within it the best PSNR is chosen. ``memory``: bytes that the device has for either program.
     Where nothing holds the bound the best PSNR is chosen (see ``Rehash.holds``).
 
-    Raises UsageError for a program that is no denoiser with this latent, and Infeasible where no cut fits ``memory``.
+    Raises UsageError for a program that is no denoiser with this latent or a ``latency`` that nothing meets, and
+    Infeasible where no cut fits ``memory``.
     """
     _check(program, denoising, jobs)
     progress("looking for cuts", 0.0)
@@ -120,7 +123,7 @@ def rehash(
         found = calibrate(option.program, option.candidate.cut, denoising, jobs)
         calibrations[option.candidate.cut] = found
         choices += _scheduled(option, found, full, rule, seconds(option, target, cost_model))
-    chosen = best(choices, least_psnr)
+    chosen = best(choices, least_psnr) if latency is None else best_within(choices, latency)
     programs = [_recorded(p, chosen) for p in (chosen.option.full, chosen.option.reuse)]
     return Rehash(chosen, tuple(choices), calibrations, programs[0], programs[1], denoising, least_psnr)
 
@@ -133,9 +136,20 @@ def best(choices: Sequence[Choice], least_psnr: float) -> Choice:
     return min(holding, key=lambda choice: choice.latency_s)
 
 
+def best_within(choices: Sequence[Choice], latency: float) -> Choice:
+    """The best PSNR of those that take at most ``latency`` seconds. Raises UsageError where none does."""
+    within = [choice for choice in choices if choice.latency_s <= latency]
+    if not within:
+        least = min(choice.latency_s for choice in choices)
+        raise UsageError(
+            f"no schedule takes at most {format_seconds(latency)}: the fastest takes {format_seconds(least)}"
+        )
+    return max(within, key=lambda choice: choice.psnr)
+
+
 def _scheduled(option: Option, found: Calibration, full: int | None, rule: str, took: Seconds) -> list[Choice]:
     steps = len(found.similarity)
-    counts = range(steps // 4, steps) if full is None else [full]
+    counts = range(max(2, steps // 4), steps) if full is None else [full]
     made = []
     for count in counts:
         schedule = SCHEDULES[rule](found, count)

@@ -8,7 +8,7 @@ from vgcomp.backends.torch_module import TorchModule
 from vgcomp.program import Program
 from vgcomp.quality.metrics import psnr
 from vgcomp.rehash.choose import Rehash
-from vgcomp.rehash.runner import Job, run_schedule
+from vgcomp.rehash.runner import Job, Steps, run_schedule
 
 
 def mean_psnr(found: Rehash, program: Program, jobs: Sequence[Job]) -> float:
@@ -16,13 +16,12 @@ def mean_psnr(found: Rehash, program: Program, jobs: Sequence[Job]) -> float:
 
     Of the range that calibration saw, as the prediction is.
     """
-    steps, n = found.modules(), found.denoising.sampler.steps
-    whole = TorchModule(program)
+    steps, whole = found.modules(), TorchModule(program)
+    unmodified, always = Steps(whole, whole, steps.inputs), (True,) * found.denoising.sampler.steps
     spread = found.calibrations[found.chosen.option.candidate.cut].spread
     values = []
     for job in jobs:
-        found_clip = run_schedule(steps, found.chosen.schedule, found.denoising, job).latent
-        unmodified = type(steps)(whole, whole, steps.inputs)
-        wanted = run_schedule(unmodified, (True,) * n, found.denoising, job).latent
-        values.append(psnr(found_clip, wanted, spread))
+        made = run_schedule(steps, found.chosen.schedule, found.denoising, job).latent
+        wanted = run_schedule(unmodified, always, found.denoising, job).latent
+        values.append(psnr(made, wanted, spread))
     return sum(values) / len(values)

@@ -31,7 +31,8 @@ def thresholded(similarity: Matrix, least: float) -> Schedule:
     """Streamlined Inference's Algorithm 1. ``similarity[i, j]`` is between the features of steps i and j.
 
     From a full step j on, each step reuses j's feature while it is at least ``least`` similar to it; the first that is
-    not becomes the next full step. The first and the last step are full.
+    not becomes the next full step, as does one of which nothing is known (not a number). The first and the last step
+    are full.
     """
     steps = len(similarity)
     full, j = [0], 0
@@ -48,7 +49,7 @@ def algorithm1(similarity: Matrix, full: int) -> Schedule:
     The number of full steps does not fall evenly with the threshold, so that some numbers cannot be had.
     """
     _check(len(similarity), full)
-    levels = np.unique(similarity)[::-1]
+    levels = np.unique(similarity[~np.isnan(similarity)])[::-1]
     found = [thresholded(similarity, float(level)) for level in [math.inf, *levels, -math.inf]]
     fitting = [schedule for schedule in found if sum(schedule) <= full]
     if not fitting:
@@ -87,9 +88,9 @@ class Stretches:
         chosen = self.of(schedule)
         return np.maximum(0.0, self.products[:, chosen][:, :, chosen].sum(axis=(1, 2)))
 
-    def measure(self, squared: Matrix) -> float:
-        """What schedules are compared by: the mean over clips of the logarithm, as their mean PSNR has it."""
-        return float(np.log(np.maximum(squared, LEAST_ERROR)).mean())
+    def known(self, similarity: Matrix) -> Matrix:
+        """``similarity`` where the stretch from step j over step i was calibrated; elsewhere not a number."""
+        return np.where(np.tril(self.index[:, 1:].T == UNKNOWN), math.nan, similarity)
 
 
 NONE, UNKNOWN = -1, -2
@@ -102,59 +103,66 @@ def by_effect(stretches: Stretches) -> Matrix:
 
     Features of late steps differ most and matter least, or the other way round, as the sampler has it: a threshold on
     their cosine cannot know. Here ``[i, j]`` is minus the root mean square change that the stretch from j over i makes;
-    minus infinity where that was not calibrated.
+    not a number where that was not calibrated.
     """
-    n = stretches.steps
     alone = np.sqrt(np.maximum(0.0, np.diagonal(stretches.products, axis1=1, axis2=2))).mean(axis=0)
-    found = np.full((n, n), -math.inf)
-    for j in range(n):
-        found[j, j] = 0.0
-        for i in range(j + 1, n):
-            if stretches.index[j, i + 1] >= 0:
-                found[i, j] = -alone[stretches.index[j, i + 1]]
-    return found
+    stretch = stretches.index[:, 1:].T
+    return np.where(stretch >= 0, -alone[stretch], np.where(stretch == NONE, 0.0, math.nan))
 
 
-@dataclass(frozen=True)
-class _Path:
-    """Full steps chosen so far, the stretches between them, what these make of each clip, and how that compares."""
-
-    squared: Matrix
-    measure: float
-    full: tuple[int, ...]
-    stretches: tuple[int, ...]
-
-
-def least_error(stretches: Stretches, full: int, *, width: int = 64) -> Schedule:
+def least_error(stretches: Stretches, full: int, *, width: int = 256) -> Schedule:
     """The schedule of ``full`` full steps of least predicted error: a shortest path over full and reuse decisions.
 
     A path's state is (step, full steps so far). Errors are vectors that add up, so what is best until a step need not
-    be best in the end: the ``width`` best paths of each state are followed. Raises UsageError where no path is short of
-    stretches that were not calibrated.
+    be best in the end: the ``width`` best paths of each state are followed. Paths compare by the mean over clips of the
+    logarithm of their errors, as clips' mean PSNR has it. Raises UsageError where every path of ``full`` full steps has
+    a stretch that was not calibrated.
     """
     n = stretches.steps
     _check(n, full)
-    none = np.zeros(len(stretches.products))
-    states: list[list[_Path]] = [[] for _ in range(n + 1)]
-    states[0] = [_Path(none, stretches.measure(none), (), ())]
+    clips, count = stretches.products.shape[:2]
+    states = {0: _Paths(np.zeros((1, n), dtype=bool), np.zeros((1, count)), np.zeros((1, clips)))}
     for left in range(full, 0, -1):
-        reached: list[list[_Path]] = [[] for _ in range(n + 1)]
-        for j, paths in enumerate(states[:n]):
-            for k in range(j + 1, n + 1):
-                if stretches.index[j, k] != UNKNOWN and (k == n) == (left == 1):
-                    reached[k] += [_extended(path, j, int(stretches.index[j, k]), stretches) for path in paths]
-        states = [sorted(paths, key=lambda path: path.measure)[:width] for paths in reached]
-    if not states[n]:
+        reached: dict[int, list[_Paths]] = {}
+        for j, paths in states.items():
+            ends = [k for k in range(j + 1, n + 1) if (k == n) == (left == 1) and stretches.index[j, k] != UNKNOWN]
+            for k in ends:
+                reached.setdefault(k, []).append(_extended(paths, j, int(stretches.index[j, k]), stretches))
+        states = {k: _best(pieces, width) for k, pieces in reached.items()}
+    if n not in states:
         raise UsageError(f"{full} full steps of {n} leave a stretch longer than was calibrated: ask for more of them")
-    return _from_steps(n, states[n][0].full)
+    return tuple(bool(is_full) for is_full in states[n].full[0])
 
 
-def _extended(path: _Path, j: int, stretch: int, stretches: Stretches) -> _Path:
+@dataclass(frozen=True)
+class _Paths:
+    """Paths to one step, a row each: full steps (P, n), stretches taken (P, S), clips' squared errors (P, C)."""
+
+    full: NDArray[np.bool_]
+    taken: Matrix
+    squared: Matrix
+
+
+def _extended(paths: _Paths, j: int, stretch: int, stretches: Stretches) -> _Paths:
+    """The paths with step ``j`` full, and the stretch after it."""
+    full = paths.full.copy()
+    full[:, j] = True
     if stretch == NONE:
-        return _Path(path.squared, path.measure, (*path.full, j), path.stretches)
+        return _Paths(full, paths.taken, paths.squared)
     products = stretches.products[:, stretch]
-    squared = path.squared + products[:, stretch] + 2 * products[:, list(path.stretches)].sum(axis=1)
-    return _Path(squared, stretches.measure(squared), (*path.full, j), (*path.stretches, stretch))
+    squared = paths.squared + products[:, stretch] + 2 * paths.taken @ products.T
+    taken = paths.taken.copy()
+    taken[:, stretch] = 1.0
+    return _Paths(full, taken, squared)
+
+
+def _best(pieces: Sequence[_Paths], width: int) -> _Paths:
+    full, taken, squared = (
+        np.concatenate(parts) for parts in zip(*((p.full, p.taken, p.squared) for p in pieces), strict=True)
+    )
+    measure = np.log(np.maximum(squared, LEAST_ERROR)).mean(axis=1)
+    order = np.argsort(measure, kind="stable")[:width]
+    return _Paths(full[order], taken[order], squared[order])
 
 
 def sources(schedule: Schedule) -> list[int]:

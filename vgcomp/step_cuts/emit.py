@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -30,9 +30,9 @@ def watched(program: Program, values: Sequence[Kept]) -> Program:
     new = program.copy()
     pairs = Cut(tuple(values)).nodes(new)
     graph, results = new.graph, new.outputs
-    end = graph.output_node()
+    end, order = graph.output_node(), _order(graph)
     for node, base in pairs:
-        with graph.inserting_after(node if base is None else _later(graph, node, base)):
+        with graph.inserting_after(node if base is None else _later(order, node, base)):
             results.append(node if base is None else call(graph, aten.sub.Tensor, (node, base)))
     end.args = (tuple(_distinct(graph, results)),)
     names = (*program.output_names, *(f"watch_{i}" for i in range(len(pairs))))
@@ -46,12 +46,12 @@ def reuse_program(program: Program, cut: Cut) -> Program:
     """
     new = program.copy()
     graph = new.graph
-    pairs = cut.nodes(new)
+    pairs, order = cut.nodes(new), _order(graph)
     for name, (node, base) in zip(cache_names(cut), pairs, strict=True):
         cache = _input(graph, name, _kept_value(node, base))
         taken = cache
         if base is not None:
-            with graph.inserting_after(_later(graph, node, base)):
+            with graph.inserting_after(_later(order, node, base)):
                 taken = call(graph, aten.add.Tensor, (base, cache))
         elif node in new.outputs:
             with graph.inserting_before(graph.output_node()):
@@ -125,13 +125,17 @@ def _input(graph: fx.Graph, name: str, value: torch.Tensor) -> fx.Node:
     return node
 
 
-def _later(graph: fx.Graph, a: fx.Node, b: fx.Node) -> fx.Node:
+def _order(graph: fx.Graph) -> dict[fx.Node, int]:
+    """Where each node stands."""
+    return {node: i for i, node in enumerate(graph.nodes)}
+
+
+def _later(order: Mapping[fx.Node, int], a: fx.Node, b: fx.Node) -> fx.Node:
     """Whichever comes later, so that both have been computed after it; the last input or weight where both are."""
-    order = {node: i for i, node in enumerate(graph.nodes)}
     last = max(a, b, key=order.__getitem__)
     if last.op == "call_function":
         return last
-    return [node for node in graph.nodes if node.op in ("placeholder", "get_attr")][-1]
+    return [node for node in order if node.op in ("placeholder", "get_attr")][-1]
 
 
 def _distinct(graph: fx.Graph, results: Sequence[fx.Node]) -> list[fx.Node]:

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from functools import cached_property
+from itertools import accumulate, combinations
 
 import networkx as nx
 from torch import fx
@@ -66,18 +67,14 @@ class Finder:
         self.order = {node: i for i, node in enumerate(program.graph.nodes)}
         self.flops = {node: node_flops(node) for node in program.graph.nodes}
         self.total = sum(self.flops.values())
-        needed = upstream(program.outputs)
-        self.alive = [node for node in program.graph.nodes if node in needed and node in downstream([self.latent])]
+        alive = upstream(program.outputs) & downstream([self.latent])
+        self.alive = [node for node in program.graph.nodes if node in alive]
 
     def candidates(self, extra: Iterable[Cut] = ()) -> list[Candidate]:
         """The fronts of all families by bytes and FLOPs saved, repeats apart; most FLOPs saved first."""
-        found = [self.measure(cut) for cut in {*self._values(), *self._regions(), *self._differences(), *extra}]
-        single = _front(found)
-        seeing = [c for c in single if c.reads_latent][:PAIRED]
-        pairs = (Cut((*a.cut.kept, *b.cut.kept)) for a, b in combinations(seeing, 2))
-        joint = [self.measure(cut) for cut in pairs if self._joins(cut)]
-        better = [c for c in joint if c.reads_latent and c.saved > max(self._part(c)) + GRAIN]
-        return _front([*single, *better])
+        cuts = dict.fromkeys((*self._values(), *self._regions(), *self._differences(), *extra))
+        single = _front([self.measure(cut) for cut in cuts])
+        return _front([*single, *self._pairs([c for c in single if c.reads_latent][:PAIRED])])
 
     def measure(self, cut: Cut) -> Candidate:
         """What the graph says of a cut."""
@@ -91,11 +88,20 @@ class Finder:
         size = sum(ir.nbytes(ir.val(node)) for node in kept)
         return Candidate(cut, saved, size, self.latent in left, self.timestep in left)
 
-    def _part(self, joint: Candidate) -> list[float]:
-        return [self.measure(Cut((kept,))).saved for kept in joint.cut.kept]
+    def _pairs(self, single: Sequence[Candidate]) -> list[Candidate]:
+        """Two cuts together, where that saves more than either and the latent is still read."""
+        found = []
+        for a, b in combinations(single, 2):
+            cut = Cut((*a.cut.kept, *b.cut.kept))
+            if not self._joins(cut):
+                continue
+            joint = self.measure(cut)
+            if joint.reads_latent and joint.saved > max(a.saved, b.saved) + GRAIN:
+                found.append(joint)
+        return found
 
     def _joins(self, cut: Cut) -> bool:
-        """Two values of which neither makes the other pointless, and no base that hangs on a value kept."""
+        """Few enough values, of which none makes another pointless."""
         names = [kept.node for kept in cut.kept]
         if len(set(names)) < len(names) or len(cut.kept) > MOST_KEPT:
             return False
@@ -126,24 +132,24 @@ class Finder:
 
     def _regions(self) -> list[Cut]:
         """For each node that much is reached through: the least bytes between the heavy ops behind it and the rest."""
-        chain = self._dominators()
         behind: dict[fx.Node, float] = dict.fromkeys(self.alive, 0.0)
-        members: dict[fx.Node, set[fx.Node]] = {node: {node} for node in self.alive}
-        for node in reversed(self.alive):
+        below: dict[fx.Node, list[fx.Node]] = {node: [] for node in self.alive}
+        for node in reversed(self.alive):  # a node stands after what dominates it
             behind[node] += self.flops[node]
-            above = chain.get(node)
-            if above is not None and above in behind and above is not node:
+            above = self.dominators.get(node)
+            if above is not None and above is not node:
                 behind[above] += behind[node]
-                members[above] |= members[node]
+                below[above].append(node)
         heads = [n for n in self.alive if LEAST_SAVED <= behind[n] / self.total < 1 - LEAST_SAVED / 2]
         found, last = [], -1.0
         for head in sorted(heads, key=behind.__getitem__):
             if behind[head] / self.total - last >= GRAIN / 2:
                 last = behind[head] / self.total
-                found += self._closed(members[head])
+                found += self._closed(_subtree(head, below))
         return found
 
-    def _dominators(self) -> dict[fx.Node, fx.Node]:
+    @cached_property
+    def dominators(self) -> dict[fx.Node, fx.Node]:
         """Of the latent's part of the graph: the last node that every path from the latent to it goes through."""
         alive, graph = set(self.alive), nx.DiGraph()
         for node in self.alive:
@@ -164,9 +170,9 @@ class Finder:
                 else:
                     network.edge(network.vertex((node, 1)), Network.SINK, None)
         kept = _cut_vertices(network, region)
-        return (
-            [Cut(tuple(Kept(n.name) for n in sorted(kept, key=self.order.__getitem__)))] if 0 < len(kept) <= 4 else []
-        )
+        if not 0 < len(kept) <= MOST_KEPT:
+            return []
+        return [Cut(tuple(Kept(node.name) for node in sorted(kept, key=self.order.__getitem__)))]
 
     def _price(self, node: fx.Node) -> int | None:
         return ir.nbytes(ir.val(node)) if _storable(node) else None
@@ -175,9 +181,8 @@ class Finder:
 
     def _differences(self) -> list[Cut]:
         """(value, base) where the base dominates the value and has its shape, between places of even work."""
-        chain = self._dominators()
         found: list[Cut] = []
-        for line in self._lines(chain):
+        for line in self._lines():
             groups: dict[object, list[fx.Node]] = {}
             for node in line:
                 value = ir.val(node)
@@ -187,20 +192,21 @@ class Finder:
                 found += [Cut((Kept(b.name, a.name),)) for a, b in combinations(places, 2)]
         return found
 
-    def _lines(self, chain: dict[fx.Node, fx.Node]) -> list[list[fx.Node]]:
+    def _lines(self) -> list[list[fx.Node]]:
         """From each output, and from where its paths part, the dominators back to the latent, latent first."""
         lines = []
-        for end in self._ends(chain):
+        for end in self._ends():
             line, node = [], end
             while node is not self.latent:
                 if _storable(node):
                     line.append(node)
-                node = chain[node]
+                node = self.dominators[node]
             lines.append(line[::-1])
         return lines
 
-    def _ends(self, chain: dict[fx.Node, fx.Node]) -> list[fx.Node]:
+    def _ends(self) -> list[fx.Node]:
         """The outputs, and where a dominator is skipped (paths join) the inputs of the join."""
+        chain = self.dominators
         ends = [node for node in self.program.outputs if node in chain]
         found: list[fx.Node] = []
         while ends and len(found) < 4:
@@ -218,7 +224,8 @@ class Finder:
         group = [group[0], *(node for node in sums if node is not group[0])] if sums else list(group)
         if len(group) <= PLACES:
             return list(group)
-        done = {node: sum(self.flops[other] for other in upstream([node])) for node in group}
+        before = dict(zip(self.order, accumulate(self.flops[node] for node in self.order), strict=True))
+        done = {node: before[node] for node in group}
         first, last = done[group[0]], done[group[-1]]
         marks = [first + (last - first) * i / (PLACES - 1) for i in range(PLACES)]
         return list(dict.fromkeys(_nearest(group, done, mark) for mark in marks))
@@ -231,6 +238,16 @@ def _nearest(group: Sequence[fx.Node], done: Mapping[fx.Node, float], mark: floa
 def _storable(node: fx.Node) -> bool:
     """A value with a storage of its own: a view costs nothing to make again from its base."""
     return node.op == "call_function" and not ir.is_loop(node) and storage_root(node)[0] is node
+
+
+def _subtree(head: fx.Node, below: Mapping[fx.Node, Sequence[fx.Node]]) -> set[fx.Node]:
+    """``head`` and all below it."""
+    found, stack = {head}, [head]
+    while stack:
+        under = below[stack.pop()]
+        found.update(under)
+        stack.extend(under)
+    return found
 
 
 def _behind(node: fx.Node, others: Sequence[fx.Node], program: Program) -> bool:

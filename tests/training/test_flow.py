@@ -8,6 +8,7 @@ import torch
 from vgcomp.rehash.sampler import FlowEuler
 from vgcomp.training import flow
 from vgcomp.training.clips import Shapes
+from vgcomp.training.generate import generate
 from vgcomp.training.losses import hinge_discriminator, hinge_generator, pseudo_huber
 
 SHAPE = (3, 2, 2, 4, 4)
@@ -75,3 +76,20 @@ def test_the_error_of_a_velocity_is_bounded_near_the_clip():
     clean = torch.zeros(2, 1, 1, 1, 2)
     errors = flow.velocity_error(clean + 0.3, clean, torch.tensor([0.5, 0.01]))
     assert errors.tolist() == [pytest.approx(0.36), pytest.approx(9.0)]
+
+
+def test_generation_ends_at_what_the_network_predicts_and_depends_on_the_seed_alone():
+    wanted, prompts = torch.randn(3, 2, 2, 4, 4), torch.zeros(3, 12)
+
+    class Knows(torch.nn.Module):
+        def forward(self, sample, timestep, prompt):
+            seen.append((sample, float(timestep)))
+            return wanted[: len(sample)]
+
+    seen = []
+    made = generate(Knows(), FlowEuler(4, 3.0, "clean"), prompts, wanted.shape[1:], seed=5)
+    assert torch.allclose(made, wanted, atol=1e-5)
+    assert [told for _, told in seen] == pytest.approx([1000, 900, 750, 500])
+    first = seen[0][0]
+    generate(Knows(), FlowEuler(2, 1.0, "clean"), prompts, wanted.shape[1:], seed=5)
+    assert torch.equal(seen[4][0], first)

@@ -3,7 +3,8 @@
 An op is looked up by its exact call (shapes, strides, dtypes, attributes). One that the table does not hold is
 the analytic model's, corrected by what was learned from the ops that it does hold
 (:mod:`vgcomp.cost_models.interpolation`); where an op was hardly measured or is far from all that was, the
-analytic figure stands. A cost's ``source`` says which: ``measured:cpu``, ``interpolated:cpu``, ``analytic:cpu``.
+analytic figure stands. A cost's ``source`` says which: ``measured:cpu``, ``interpolated:cpu``, ``analytic:cpu``;
+``tuned:cpu`` where an artifact's own kernel was timed.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from __future__ import annotations
 import functools
 import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from vgcomp.cost_models.analytic import AnalyticModel
 from vgcomp.cost_models.base import Cost, OpWork, Overhead
 from vgcomp.cost_models.calls import Call, parse, spell
 from vgcomp.cost_models.interpolation import Correction, fit
-from vgcomp.cost_models.table import Table, load_table
+from vgcomp.cost_models.table import Table, Timing, load_table
 from vgcomp.cost_models.work import work_of
 from vgcomp.errors import InternalError, UsageError
 from vgcomp.targets.target import Target
@@ -27,13 +30,18 @@ from vgcomp.targets.target import Target
 class MeasuredModel:
     """Costs from a target's table; see :class:`~vgcomp.cost_models.base.CostModel`.
 
-    ``table`` None is the target's own. Raises UsageError where there is none, it is damaged or another device's.
+    ``table`` None is the target's own. ``tuned``: seconds of calls in a compiled artifact's own schedules, which go
+    before the table (source ``tuned:cpu``). Raises UsageError where there is no table, it is damaged or another
+    device's.
     """
 
     name = "measured"
 
-    def __init__(self, target: Target, table: Table | None = None) -> None:
+    def __init__(
+        self, target: Target, table: Table | None = None, tuned: Mapping[Call, Timing] = MappingProxyType({})
+    ) -> None:
         self.target = target
+        self._tuned = tuned
         self.table = load_table(target.name) if table is None else table
         if self.table.metadata.target != target.name:
             raise UsageError(
@@ -85,8 +93,11 @@ class MeasuredModel:
 
     def _cost(self, work: OpWork) -> Cost:
         analytic = self._analytic.op_seconds(work, self.target)
-        timing = None if work.call is None else self.table.rows.get(spell(work.call))
+        call = None if work.call is None else spell(work.call)
+        tuned, timing = (None, None) if call is None else (self._tuned.get(call), self.table.rows.get(call))
         call_s = self.overhead.call_s
+        if tuned is not None:
+            return Cost(tuned.seconds + call_s, analytic.bound, f"tuned:{self.target.name}")
         if timing is not None:
             spread = timing.spread / timing.seconds
             return Cost(timing.seconds + call_s, analytic.bound, f"measured:{self.target.name}", spread=spread)

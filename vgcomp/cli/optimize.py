@@ -12,6 +12,7 @@ import typer
 
 from vgcomp.cli import options
 from vgcomp.cli.console import progress, say
+from vgcomp.cli.generation import is_pipeline, optimize_pipeline, refuse_options
 from vgcomp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,32 +58,26 @@ def optimize(
     pipeline: options.Pipeline = False,
 ) -> None:
     """Rewrite a network so that it fits a memory budget at the least latency; without one, list what is possible."""
-    from vgcomp.cli.generation import is_pipeline, optimize_pipeline, refuse_options
-
-    reports = report or []
-    folder = None if dry_run else out
+    reports, folder = report or [], None if dry_run else out
     target_spec = checked_options(target, mem, passes, reports, folder)
     if pipeline or is_pipeline(model):
-        own: dict[str, object] = {"--passes": passes, "--emit": form, "--arch": arch, "--tune": tune, "--check": check}
-        refuse_options(model, {**own, "--tune-on": tune_on, "--timesteps": timesteps, "--weights": weights != "fp16"})
+        refuse_options(model, passes, form, arch, tune, tune_on, check, timesteps, weights != "fp16")
         optimize_pipeline(model, settings or [], target_spec, mem, cost_model.value, folder, reports)
         return
     platform = _platform(form, target_spec, arch)
     _check_tune(tune, tune_on, platform)
     if form is Emit.coreml:
-        given = (model, settings, target, mem, passes, folder, check, reports)
-        _coreml(*given, weights, timesteps, seed, cost_model)
+        _coreml(model, settings, target, mem, passes, folder, check, reports, weights, timesteps, seed, cost_model)
         return
     _refuse_coreml_options(weights, timesteps)
     begin = time.perf_counter()
     from vgcomp.cli.emit import emit, form_of, with_report
     from vgcomp.cli.source import load_source
-    from vgcomp.cost_models import named_model
     from vgcomp.report import write_report
     from vgcomp.targets import load_target
 
     device = load_target(target_spec)
-    costs = named_model(cost_model.value, device)
+    costs = _cost_model(cost_model, device, platform)
     with progress() as tell:
         tell(f"reading {model}", 0.0)
         program = load_source(model, settings or [])
@@ -124,6 +119,19 @@ def _optimized(program: Program, mem: str | None, platform: Platform | None, giv
     from vgcomp.backends.tvm.plan import ProgramPlan
 
     return optimize_within(program, memory=mem, planned=lambda made: ProgramPlan(made).planned_bytes, **given)
+
+
+def _cost_model(name: options.CostModelName, device: Target, platform: Platform | None) -> CostModel:
+    """The model of that name; for an artifact that runs here, with what its tuned kernels were measured to take."""
+    from vgcomp.backends.tvm.platform import HERE
+    from vgcomp.cost_models import named_model
+
+    if name is not options.CostModelName.measured or platform != HERE:
+        return named_model(name.value, device)
+    from vgcomp.backends.tvm.compile import host_target
+    from vgcomp.backends.tvm.tuned_times import tuned_model
+
+    return tuned_model(device, host_target()[1]["mcpu"])
 
 
 def _check_tune(tune: float | None, tune_on: str | None, platform: Platform | None) -> None:

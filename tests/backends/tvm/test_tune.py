@@ -21,7 +21,9 @@ from vgcomp.backends.tvm.build import tune
 from vgcomp.backends.tvm.compile import host_target
 from vgcomp.backends.tvm.lower import Lowered, lower
 from vgcomp.backends.tvm.tune import Search, candidate, proposals, tasks_of
+from vgcomp.backends.tvm.tuned_times import keep_times, known_times, tuned_model
 from vgcomp.program import Program
+from vgcomp.simulate import simulate
 from vgcomp.targets import load_target
 
 
@@ -92,6 +94,25 @@ def test_the_best_schedule_is_taken_and_computes_the_same(lowered: Lowered, tmp_
     inputs, weights = random_inputs(program.graph), random_weights(program.graph)
     compiled = Compiled(program, tmp_path, tuned=tuned.Tuned([tuned.database(tmp_path)]))
     torch.testing.assert_close(compiled(inputs, weights), run_graph(program.graph, inputs, weights))
+
+
+def test_what_was_measured_is_what_the_cost_model_says(
+    lowered: Lowered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tuned.own_folder("some-cpu")
+    tasks = tasks_of(lowered, load_target("cpu"))
+    database, done = tuned.database(folder), lambda: all(task.tried for task in tasks)
+    Search(database, host_target()[0], lambda module: [0.25], done).run(tasks)
+    keep_times(tasks, "cpu", "some-cpu", folder)
+    keep_times(tasks[:1], "cpu", "some-cpu", folder)
+    assert len(known_times("cpu", "some-cpu")) == 2
+    target = load_target("cpu")
+    timeline = simulate(_program(), target, tuned_model(target, "some-cpu"))
+    linear = [entry for entry in timeline.entries if entry.op == "aten.linear.default"]
+    assert [entry.source for entry in linear] == ["tuned:cpu"] * 2
+    assert all(entry.duration_s == pytest.approx(0.25, rel=1e-3) for entry in linear)
+    assert "tuned" not in simulate(_program(), target, tuned_model(target, "another-cpu")).sources
 
 
 def test_any_decisions_compute_the_same(lowered: Lowered, tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from vgcomp.backends.tvm.lower import Lowered
 from vgcomp.backends.tvm.schedule_gemm import Choices, schedule_gemm
 from vgcomp.backends.tvm.storage import Value
 from vgcomp.backends.tvm.tuned import FAILED, TUNABLE, seconds_of, workload
-from vgcomp.cost_models import named_model
+from vgcomp.cost_models import OpWork, named_model
+from vgcomp.cost_models.calls import Call, spell
 from vgcomp.cost_models.work import work_of
 from vgcomp.targets import Target
 
@@ -45,6 +46,8 @@ class Task:
     calls: int
     simulated: float
     tried: dict[tuple[int, ...], float] = field(default_factory=dict)
+    #: Calls of the dialect that it computes, as cost models spell them.
+    dialect_calls: set[Call] = field(default_factory=set)
 
     @property
     def best(self) -> float:
@@ -63,18 +66,20 @@ def tasks_of(lowered: Lowered, target: Target) -> list[Task]:
     for name, built in lowered.kernels.items():
         if built.family not in TUNABLE:
             continue
-        module = workload(built)
-        key = module.script()
-        if key in found:
-            found[key].calls += lowered.calls.get(name, 0)
-            continue
-        found[key] = Task(name, module, lowered.calls.get(name, 0), _simulated(lowered, name, target))
+        module, work = workload(built), _work(lowered, name)
+        task = found.setdefault(module.script(), Task(name, module, 0, _simulated(work, target)))
+        task.calls += lowered.calls.get(name, 0)
+        if work.call is not None:
+            task.dialect_calls.add(spell(work.call))
     return sorted(found.values(), key=lambda task: -task.calls * task.simulated)
 
 
-def _simulated(lowered: Lowered, name: str, target: Target) -> float:
+def _work(lowered: Lowered, name: str) -> OpWork:
     run = lowered.examples[name]
-    work = work_of(run.target, _meta(run.args), _meta(run.kwargs), _meta(run.out))
+    return work_of(run.target, _meta(run.args), _meta(run.kwargs), _meta(run.out))
+
+
+def _simulated(work: OpWork, target: Target) -> float:
     return named_model("analytic", target).op_seconds(work, target).seconds
 
 

@@ -18,6 +18,7 @@ from vgcomp.backends.tvm import measure, tuned
 from vgcomp.backends.tvm.compile import host_target
 from vgcomp.backends.tvm.lower import lower
 from vgcomp.backends.tvm.tune import Search, Task, tasks_of
+from vgcomp.backends.tvm.tuned_times import keep_times
 from vgcomp.errors import VgcompError
 from vgcomp.program import Program
 from vgcomp.targets import load_target
@@ -30,7 +31,8 @@ def run(folder: Path) -> dict[str, Any]:
     lowered = lower(Program.load(folder / "program"))
     target, described = host_target()
     tasks = tasks_of(lowered, load_target(given["target"]))
-    database = tuned.database(Path(given["database"] or tuned.own_folder(described["mcpu"])))
+    records = Path(given["database"] or tuned.own_folder(described["mcpu"]))
+    database = tuned.database(records)
     timer = measure.Remote(given["rpc"], target) if given["rpc"] else measure.Local(target)
     search = Search(database, target, timer, lambda: time.monotonic() > begin + given["seconds"], folder / "current")
 
@@ -39,6 +41,7 @@ def run(folder: Path) -> dict[str, Any]:
         print(json.dumps(line), flush=True)
 
     search.run(tasks, tell)
+    keep_times(tasks, given["target"], described["mcpu"], records)
     return {"workloads": len(tasks), "trials": search.trials, "seconds": time.monotonic() - begin}
 
 

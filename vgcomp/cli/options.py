@@ -64,5 +64,8 @@ Weights = Annotated[
 Timesteps = Annotated[
     str | None, typer.Option("--timesteps", metavar="T,T,...", help="Of --emit coreml: the schedule, to fold.")
 ]
+Pipeline = Annotated[
+    bool, typer.Option("--pipeline", help="The whole pipeline of that name, not the network it shares it with.")
+]
 
 DEFAULT_TARGET = "a100"

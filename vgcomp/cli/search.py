@@ -158,6 +158,8 @@ def outcome_written(outcome: Outcome, reports: Sequence[Path], out: Path | None,
 
 
 def _front(front: Sequence[Evaluation]) -> Table:
+    from rich.text import Text
+
     from vgcomp.search.result import options_text
     from vgcomp.units import format_bytes, format_seconds
 
@@ -165,12 +167,14 @@ def _front(front: Sequence[Evaluation]) -> Table:
     for e in front:
         if e.cost is not None:
             figures = (f"{e.quality:.5g}", format_seconds(e.cost.latency_s), format_bytes(e.cost.peak_bytes))
-            made.add_row(*figures, options_text(e))
+            made.add_row(*figures, Text(options_text(e)))
     return made
 
 
 def _trace(steps: Sequence[Step]) -> Table:
     """In the paper's terms: which limit is missed, the action executed, and what it was chosen by."""
+    from rich.text import Text
+
     from vgcomp.units import format_bytes, format_seconds
 
     made = table("Condition", "Action", ">ΔQ", ">ΔLatency", ">ΔQ/ΔLatency", ">ΔMemory", ">ΔQ/ΔMemory", ">T", ">M")
@@ -179,7 +183,7 @@ def _trace(steps: Sequence[Step]) -> Table:
             continue
         made.add_row(
             step.condition,
-            step.action,
+            Text(step.action),  # its brackets are no markup
             f"{step.quality:+.4g}",
             f"{1e3 * step.latency_s:+.4g} ms",
             "-" if step.per_second is None else f"{step.per_second:.4g} /s",

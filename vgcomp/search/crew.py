@@ -113,7 +113,7 @@ class InProcess:
     """One worker that is this process: for evaluators that need neither limits nor protection."""
 
     def __init__(self, evaluator: Evaluator) -> None:
-        self._opened = evaluator.open()
+        self._opened = evaluator.ready()
         self._report: Report | None = None
 
     def idle(self) -> Sequence[int]:

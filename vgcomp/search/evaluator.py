@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from vgcomp.compiled_cost.cost import Costs
 from vgcomp.errors import VgcompError
@@ -37,6 +37,13 @@ class QualitySource(Protocol):
         ...
 
 
+@runtime_checkable
+class Preparable(Protocol):
+    """Costs or a quality with work to do once, which no candidate's time limit is meant for."""
+
+    def prepare(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """What workers are given. ``judged_within``: the quality of candidates over these limits is not asked for."""
@@ -49,6 +56,14 @@ class Evaluator:
     def open(self) -> Opened:
         """Loads what it needs. Raises VgcompError where something is missing."""
         return Opened(self.costs.open(self.space), self.quality.open(self.space), self.judged_within)
+
+    def ready(self) -> Opened:
+        """The same, with what is done once done: for workers."""
+        opened = self.open()
+        for part in (opened.costs, opened.quality):
+            if isinstance(part, Preparable):
+                part.prepare()
+        return opened
 
 
 @dataclass(frozen=True)

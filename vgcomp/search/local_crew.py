@@ -130,7 +130,7 @@ def _work(pipe: Connection, evaluator: bytes, threads: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # before torch is loaded
     os.dup2(sys.stderr.fileno(), 1)  # stdout is the search's: what evaluators print is no result
     try:
-        opened = pickle.loads(evaluator).open()
+        opened = pickle.loads(evaluator).ready()
     except VgcompError as error:
         pipe.send(("unusable", error))
         return

@@ -108,7 +108,7 @@ class _Actor:
     def load(self, evaluator: Evaluator) -> VgcompError | None:
         """What is missing is a result: Ray would wrap it if it were raised."""
         try:
-            self._opened = evaluator.open()
+            self._opened = evaluator.ready()
         except VgcompError as error:
             return error
         return None

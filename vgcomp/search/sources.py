@@ -44,7 +44,7 @@ def cost_source(text: str, target: str, memory: int | None) -> CostSource:
     Raises UsageError for anything else.
     """
     if text == COMPILED:
-        return CompiledCosts(target, memory)
+        return CompilerCosts(target, memory)
     if Path(text).suffix in SUFFIXES:
         return CostTable(text)
     if _is_function(text):
@@ -116,17 +116,16 @@ class InheritedQuality:
 
 
 @dataclass(frozen=True)
-class CompiledCosts:
+class CompilerCosts:
     """What candidates cost when they are compiled for a target within a budget, bytes; None for no budget."""
 
     target: str
     memory: int | None
 
     def open(self, space: Space) -> Costs:
-        costs: Costs = importlib.import_module("vgcomp.compiled_cost.costs").CompiledCosts(
-            space, self.target, self.memory
-        )
-        return costs
+        from vgcomp.compiled_cost.costs import CompiledCosts
+
+        return CompiledCosts(space, self.target, self.memory)
 
 
 @dataclass(frozen=True)

@@ -22,18 +22,24 @@ PROGRAMS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTAL
 def small(command: str) -> list[str]:
     """The arguments of a ``vgcomp`` command, on the ``-small`` sibling of its network at its own size."""
     command = re.sub(r" --set \S+", "", command)
+    command = re.sub(r"search \S+", "search space.json --evaluations 2 --jobs 1", command)
     return shlex.split(re.sub(r"(svd-unet|svd-vae-decoder)(?!-small)", r"\1-small", command))[1:]
 
 
 @pytest.fixture
 def _with_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder with ``model.onnx``, to work in."""
+    """A folder with ``model.onnx``, a small search space and a quality, to work in."""
     from vgcomp import capture
     from vgcomp.backends.onnx_export import export_onnx
+    from vgcomp.space import Choice, Space
 
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3, padding=1), torch.nn.SiLU())
     export_onnx(capture(network, (torch.randn(4, 4, 16, 16),), name="model"), tmp_path / "model.onnx")
+    fixed = "+".join(["none"] * 9)
+    layer = Choice("temporal.mid", ("none", "conv1d"))
+    Space("space", "snapgen-v-small", (layer,), (("temporal", fixed),)).save(tmp_path / "space.json")
+    (tmp_path / "mine.py").write_text("def score(options):\n    return len(options['temporal.mid'])\n")
     monkeypatch.chdir(tmp_path)
 
 

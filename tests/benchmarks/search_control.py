@@ -26,6 +26,7 @@ from typing import Any
 
 from vgcomp.compiled_cost.cost import Cost
 from vgcomp.compiled_cost.costs import CompiledCosts
+from vgcomp.files import atomic_write
 from vgcomp.models.spaces import find_space
 from vgcomp.search.engines.a1 import AlgorithmA1
 from vgcomp.search.engines.named import named_engine
@@ -167,9 +168,8 @@ def costs_of(path: Path) -> Mapping[Candidate, Cost]:
     here = space()
     if not path.exists():
         costs, begin = CompiledCosts(here, TARGET, MEMORY), time.perf_counter()
-        with path.open("w", encoding="utf-8") as file:
-            for candidate in here.every():
-                file.write(json.dumps({"candidate": candidate, **asdict(costs.cost(candidate))}) + "\n")
+        lines = [json.dumps({"candidate": candidate, **asdict(costs.cost(candidate))}) for candidate in here.every()]
+        atomic_write(path, "\n".join(lines) + "\n")
         print(f"costs of {here.size} candidates: {time.perf_counter() - begin:.1f} s, {costs.counts}")
     return read_costs(path, here).values
 

@@ -14,6 +14,7 @@ import typer
 
 from vgcomp import __version__
 from vgcomp.cli.artifact import bench, run_artifact
+from vgcomp.cli.costs import costs
 from vgcomp.cli.explain import explain
 from vgcomp.cli.guard import guarded
 from vgcomp.cli.inspect import inspect
@@ -55,6 +56,7 @@ for command in (optimize, rehash, search, inspect, plan, explain, verify, valida
     app.command()(command)
 app.command("run")(run_artifact)
 app.command()(bench)
+app.command()(costs)
 
 
 def run(argv: Sequence[str] | None = None) -> None:

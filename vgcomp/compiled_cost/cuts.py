@@ -1,0 +1,147 @@
+"""Where the choices of a space act in its networks: the calls before which one choice's part begins.
+
+Found by comparing programs, not by names: the base candidate and one that differs in a single choice make the same
+calls up to where that choice acts. A cut is told again in any other candidate by the last call before it that reads a
+weight of its own, and the calls from there to the cut.
+
+Raises :class:`NotLocal` where candidates differ otherwise: choices that change the whole network (its widths, its
+resolution) have no place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import fx
+
+from vgcomp import ir
+from vgcomp.compiled_cost.trace import Trace
+from vgcomp.errors import VgcompError
+from vgcomp.loops import alias_base
+
+#: A call by what it does: op, weights by name, shape of the result.
+Token = tuple[str, tuple[str, ...], tuple[int, ...]]
+
+
+class NotLocal(VgcompError):
+    """Candidates are not the same network with parts exchanged."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Right after ``tail``, the calls that follow the anchor; ``choices``: the numbers of those that act here."""
+
+    choices: tuple[int, ...]
+    anchor: Token
+    tail: tuple[Token, ...]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The calls of a trace that make something, by position in it; calls left out belong to no part."""
+
+    positions: tuple[int, ...]
+    tokens: tuple[Token, ...]
+
+
+def walk_of(trace: Trace, left_out: frozenset[fx.Node] = frozenset()) -> Walk:
+    """The walk of a trace without loops."""
+    positions: list[int] = []
+    tokens: list[Token] = []
+    for i, call in enumerate(trace.calls):
+        node = call.node
+        if node in left_out or (alias_base(node) is not None and "reuse" not in node.meta):
+            continue
+        read = tuple(name for x in node.all_input_nodes for name in _names(x))
+        positions.append(i)
+        tokens.append((str(node.target), read, _shape(node)))
+    return Walk(tuple(positions), tuple(tokens))
+
+
+def find_cuts(base: Walk, others: Mapping[int, Sequence[Walk]]) -> tuple[Cut, ...]:
+    """The cuts in the order of the calls. ``others``: walks that differ from the base in one choice, by its number."""
+    begins: dict[int, list[int]] = {}
+    for choice, walks in others.items():
+        begins.setdefault(min(_common(base, other) for other in walks), []).append(choice)
+    order = sorted(begins)
+    found: list[Cut] = []
+    for begin, next_begin in zip(order, [*order[1:], len(base.tokens)], strict=True):
+        found.append(_cut(base, begin, tuple(begins[begin])))
+        found.extend(_resumed(base, begin, next_begin))
+    return tuple(found)
+
+
+def _common(base: Walk, other: Walk) -> int:
+    """How many calls come before what differs. Raises NotLocal where the rest is not the base's again."""
+    shorter = min(len(base.tokens), len(other.tokens))
+    first = next((i for i in range(shorter) if base.tokens[i] != other.tokens[i]), shorter)
+    again = first
+    while again and other.tokens[len(other.tokens) - (len(base.tokens) - again) :] != base.tokens[again:]:
+        again -= 1
+        if first - again > _SLACK:
+            raise NotLocal("a choice changes the network beyond one place")
+    return again
+
+
+#: Calls of the part that may look like those of the base after it.
+_SLACK = 8
+
+
+def _cut(base: Walk, begin: int, choices: tuple[int, ...]) -> Cut:
+    for at in range(begin - 1, -1, -1):
+        if _is_anchor(base, at):
+            return Cut(choices, base.tokens[at], base.tokens[at + 1 : begin])
+    raise NotLocal("nothing before a choice's place tells it from others")
+
+
+def _resumed(base: Walk, begin: int, end: int) -> Iterator[Cut]:
+    """A cut after the first call with a weight that all candidates have again after the place: what is made from there
+    on seldom depends on how the choice's part left its result in memory."""
+    at = next((at for at in range(begin, end - 1) if _is_anchor(base, at)), None)
+    if at is not None:
+        yield Cut((), base.tokens[at], ())
+
+
+def _is_anchor(base: Walk, at: int) -> bool:
+    """True for a call with a weight that no other call reads in the same way."""
+    return bool(base.tokens[at][1]) and base.tokens.count(base.tokens[at]) == 1
+
+
+def shortened(cuts: Sequence[Cut], walk: Walk) -> tuple[Cut, ...]:
+    """The cuts, moved back to where this walk still does what all others do before its part."""
+    found = []
+    for cut in cuts:
+        at = _anchor(cut, walk)
+        after = walk.tokens[at + 1 : at + 1 + len(cut.tail)]
+        same = next((k for k, (a, b) in enumerate(zip(cut.tail, after, strict=False)) if a != b), len(after))
+        found.append(replace(cut, tail=cut.tail[:same]))
+    return tuple(found)
+
+
+def bounds(cuts: Sequence[Cut], walk: Walk) -> list[int]:
+    """The position in the trace of the first call after each cut."""
+    found = [walk.positions[_anchor(cut, walk) + len(cut.tail)] + 1 for cut in cuts]
+    if sorted(found) != found:
+        raise NotLocal("the choices' places come in another order")
+    return found
+
+
+def _anchor(cut: Cut, walk: Walk) -> int:
+    try:
+        return walk.tokens.index(cut.anchor)
+    except ValueError:
+        raise NotLocal(f"a candidate has no {cut.anchor[0]} of {', '.join(cut.anchor[1])}") from None
+
+
+def _names(node: fx.Node) -> tuple[str, ...]:
+    """The weights that a value is, or is a view of."""
+    while alias_base(node) is not None and "reuse" not in node.meta:
+        node = node.all_input_nodes[0]
+    return (str(node.target),) if node.op == "get_attr" else ()
+
+
+def _shape(node: fx.Node) -> tuple[int, ...]:
+    value: Any = ir.val(node)
+    return tuple(value.shape) if hasattr(value, "shape") else ()

@@ -92,7 +92,7 @@ def _usage(error: Exception) -> int:
 
 
 def _os_error(error: OSError, argv: Sequence[str]) -> int:
-    if error.errno in _DISK_FULL:
+    if _is_disk_full(error):
         _silence_stdout()
         return _tell(_disk_full_text(error), USER)
     if error.filename is None:
@@ -101,7 +101,7 @@ def _os_error(error: OSError, argv: Sequence[str]) -> int:
 
 
 def _is_disk_full(error: BaseException) -> bool:
-    """Also where a library words it as an error of its own, as safetensors and protobuf do."""
+    """Also where a library words it as an error of its own, as safetensors, protobuf and shutil do."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in _DISK_FULL:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -164,11 +163,6 @@ def _outputs(scope: Scope, features: Sequence[Feature], nodes: Sequence[fx.Node]
         shaped = scope.reshape(scope.var(node), item.shape)
         found.append(scope.mb.identity(x=shaped, name=item.feature))
     return found
-
-
-def save_package(model: Any, path: Path) -> None:
-    """Writes a package folder."""
-    model.save(str(path))
 
 
 def dtype_of(kind: str) -> torch.dtype:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vgcomp.capture import capture
+from vgcomp.elastic import with_marks
 from vgcomp.errors import UsageError
 from vgcomp.models import decoders, encoders, quality, snapgen, sned, transformers, unets
 from vgcomp.models.initialise import build_untouched, randomise
@@ -42,6 +43,8 @@ def build(name: str, **settings: Any) -> Program:
     module, inputs = _module(network, chosen)
     names = [spec.name for spec in network.inputs(chosen)]
     program = capture(module, inputs, name=name, input_names=names, output_names=[network.output])
+    if network.marks is not None:
+        program = with_marks(program, network.marks(module, program))
     if chosen.weights == "absent":
         parameters = {path for path, _ in module.named_parameters(remove_duplicate=False)}
         program = program.without_data(parameters)
@@ -75,7 +78,7 @@ def find(name: str) -> Network:
         return found
     if name in PIPELINES:
         raise UsageError(f"{name} is a whole pipeline, which `vgcomp optimize` plans; this is for one network of it")
-    near = difflib.get_close_matches(name, MODELS, n=1)
+    near = difflib.get_close_matches(name, [*MODELS, *PIPELINES], n=1)
     hint = f"did you mean {near[0]!r}?" if near else "see `vgcomp models`"
     raise UsageError(f"no network is called {name!r}; {hint}")
 

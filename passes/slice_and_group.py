@@ -78,14 +78,14 @@ class SliceAndGroup:
         return Explanation(node, self.name, reason)
 
 
-def within(slicer: Slicer, memory: int) -> Solution | None:
+def within(slicer: Slicer, memory: int, *, nested: bool = True) -> Solution | None:
     """A plan for what a budget leaves beside weights and context, with all that it needs in it; None if none was found.
 
     It is one that costs next to nothing, or else the one of least latency that was met. Regions are nested where plans
-    without that cost latency, or there are none.
+    without that cost latency, or there are none; without ``nested`` never, which takes seconds at most.
     """
     plain = _held(slicer, slicer.plain, memory, upwards=False)
-    if plain is not None and slicer.is_cheap(plain):
+    if not nested or (plain is not None and slicer.is_cheap(plain)):
         return plain
     return _faster(plain, _held(slicer, slicer.nested, memory, upwards=True))
 
@@ -147,8 +147,7 @@ def sliced_result(program: Program, slicer: Slicer, solution: Solution) -> PassR
 
 def infeasible(program: Program, smallest: Solution, needs: DeviceMemory, memory: int) -> Infeasible:
     """The error that names the smallest budget and what stands at its peak."""
-    node = analyse(smallest.program.graph).peak_node
-    culprit = _named(node) if node is not None else "the inputs and outputs"
+    culprit = peak_culprit(smallest.program)
     total = needs.total_bytes
     own = f" and {format_bytes(needs.context)} the process itself" if needs.context else ""
     return Infeasible(
@@ -157,6 +156,12 @@ def infeasible(program: Program, smallest: Solution, needs: DeviceMemory, memory
         smallest_bytes=total,
         culprit=culprit,
     )
+
+
+def peak_culprit(program: Program) -> str:
+    """What stands at the peak of a program's activations, by a name that the network's author knows."""
+    node = analyse(program.graph).peak_node
+    return _named(node) if node is not None else "the inputs and outputs"
 
 
 def _named(node: fx.Node) -> str:

@@ -4,6 +4,7 @@
     program = vgcomp.capture(module, example_inputs)      # or vgcomp.load("model.onnx")
     result = vgcomp.optimize(program, target="a100", memory="8GB")
     result.module()(*inputs)
+    vgcomp.wrap(pipe, target="a100", memory="8GB")        # a pipeline of diffusers, in place
 
 Names are resolved on first use: ``import vgcomp`` alone is cheap, and ``vgcomp --help`` stays quick.
 """
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vgcomp.capture import capture
+    from vgcomp.generation.wrapping import unwrap, wrap
     from vgcomp.load import load
     from vgcomp.onnx_import import load_onnx
     from vgcomp.optimize import OptimizeResult, optimize
@@ -31,9 +33,11 @@ _EXPORTS = {
     "optimize": "vgcomp.optimize",
     "OptimizeResult": "vgcomp.optimize",
     "Program": "vgcomp.program",
+    "unwrap": "vgcomp.generation.wrapping",
+    "wrap": "vgcomp.generation.wrapping",
 }
 
-__all__ = ["OptimizeResult", "Program", "__version__", "capture", "load", "load_onnx", "optimize"]
+__all__ = ["OptimizeResult", "Program", "__version__", "capture", "load", "load_onnx", "optimize", "unwrap", "wrap"]
 
 
 def __getattr__(name: str) -> Any:

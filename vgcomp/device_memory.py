@@ -23,6 +23,7 @@ from vgcomp.alloc_trace import Alloc, Event, Kind, Replay
 from vgcomp.allocator import LARGE_SEGMENT, ROUND_LARGE, CachingAllocator, OutOfDeviceMemory
 from vgcomp.arena import arena_buffers, plan_arena
 from vgcomp.cuda_temporaries import node_cuda_temporaries
+from vgcomp.errors import InternalError
 from vgcomp.memory import peak_activation_bytes
 from vgcomp.parts import n_parts, split
 from vgcomp.program_trace import graph_trace
@@ -78,10 +79,15 @@ class DeviceMemory:
         return "\n".join([*lines, f"{'total':14} {format_bytes(self.total_bytes)}"])
 
 
-def device_memory(program: Program, target: Target) -> DeviceMemory:
-    """What ``target`` must have for one run of ``program``."""
+def device_memory(program: Program, target: Target, *, streamed: bool = False) -> DeviceMemory:
+    """What ``target`` must have for one run of ``program``.
+
+    ``streamed``: each weight is on the device only while the op or loop that uses it runs; CUDA devices only.
+    """
+    if streamed and target.hands_out != "caching":
+        raise InternalError(f"weights are streamed to CUDA devices, not to {target.name}")
     if target.hands_out == "caching":
-        return _cached(program, target)
+        return _cached(program, target, streamed)
     if target.hands_out == "arena":
         return _planned(program, target)
     activations = peak_activation_bytes(program, workspace=workspace_of(target))
@@ -105,9 +111,10 @@ def loaded_bytes(program: Program, target: Target) -> int:
     return target.context_bytes + allocator.reserved_bytes - allocator.free_bytes(LARGE_SEGMENT)
 
 
-def _cached(program: Program, target: Target) -> DeviceMemory:
+def _cached(program: Program, target: Target, streamed: bool) -> DeviceMemory:
     """PyTorch on a CUDA device."""
-    events = [*_loading(program, target), *graph_trace(program.graph, node_cuda_temporaries)]
+    loaded = _loading(program, target)[-1:] if streamed else _loading(program, target)
+    events = [*loaded, *graph_trace(program.graph, node_cuda_temporaries, streamed=streamed)]
     replay = Replay().run(events)
     asked = sum(replay.at_peak.values())
     least = least_limit(events, asked, replay.allocator.reserved_peak)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from vgcomp import ir
 from vgcomp.inplace import can_write
@@ -73,6 +73,18 @@ def alias_base(node: fx.Node) -> fx.Node | None:
 def operands_of(node: fx.Node) -> Sequence[fx.Node]:
     """The operands of a loop node."""
     return node.args[1]  # type: ignore[return-value]
+
+
+def weights_of(loop: ir.Loop) -> dict[str, Tensor]:
+    """The weights that a loop's bodies use, those of loops within them too: name -> value."""
+    found: dict[str, Tensor] = {}
+    for body in loop.bodies:
+        for node in body.graph.nodes:
+            if node.op == "get_attr":
+                found[str(node.target)] = ir.val(node)
+            elif ir.is_loop(node):
+                found |= weights_of(ir.loop_of(node))
+    return found
 
 
 def output_nodes(graph: fx.Graph) -> tuple[fx.Node, ...]:

@@ -16,7 +16,7 @@ from torch import fx
 from vgcomp import ir
 from vgcomp.alloc_trace import Alloc, Event, Free, Kind, Move, Steps
 from vgcomp.cuda_temporaries import NONE, Temporaries
-from vgcomp.loops import Put, alias_base, copied_operands, operands_of, output_nodes, plan_outputs
+from vgcomp.loops import Put, alias_base, copied_operands, operands_of, output_nodes, plan_outputs, weights_of
 
 #: What a node's op allocates beside its output; with an op as second argument, what merging two such values by it does.
 OpTemporaries = Callable[[fx.Node, Any], Temporaries]
@@ -27,16 +27,22 @@ def no_temporaries(node: fx.Node, merge: Any = None) -> Temporaries:
     return NONE
 
 
-def graph_trace(graph: fx.Graph, temporaries: OpTemporaries = no_temporaries) -> list[Event]:
-    """The events of one run. Inputs and outputs stay allocated at the end; weights are the caller's."""
-    return _Walk(graph, count(), temporaries).top_level()
+def graph_trace(graph: fx.Graph, temporaries: OpTemporaries = no_temporaries, *, streamed: bool = False) -> list[Event]:
+    """The events of one run. Inputs and outputs stay allocated at the end; weights are the caller's.
+
+    ``streamed``: weights come with the op or loop that uses them, and go with it.
+    """
+    return _Walk(graph, count(), temporaries, streamed).top_level()
 
 
 class _Walk:
     """One graph, or one body of a loop as entered in one way. ``slot_of[node]``: its storage; None: somebody else's."""
 
-    def __init__(self, graph: fx.Graph, numbers: Iterator[int], temporaries: OpTemporaries) -> None:
+    def __init__(
+        self, graph: fx.Graph, numbers: Iterator[int], temporaries: OpTemporaries, streamed: bool = False
+    ) -> None:
         self.graph = graph
+        self.streamed = streamed
         self.nodes = list(graph.nodes)
         self.order = {node: i for i, node in enumerate(self.nodes)}
         self.numbers = numbers
@@ -83,7 +89,7 @@ class _Walk:
 
     def make(self, node: fx.Node) -> None:
         if node.op == "get_attr":
-            self.bind(node, None)
+            self.bind(node, self.alloc(ir.nbytes(ir.val(node)), "weight") if self.streamed else None)
         elif ir.is_loop(node):
             self.loop(node)
         elif not ir.is_getitem(node):
@@ -158,9 +164,11 @@ class _Walk:
                 results.append(self.slot_of[operands[spec.into]])
             else:
                 results.append(self.alloc(max(size, spec.capacity), self.kind_of(named.get(k))))
+        weights = weights_of(loop) if self.streamed else {}
+        held = [self.alloc(ir.nbytes(value), "weight") for value in weights.values()]
         bodies = _Bodies(node, results, self.numbers, self.temporaries)
         self.events.append(bodies.steps())
-        self.events += [Free(slot) for slot in bodies.carries.values()]
+        self.events += [Free(slot) for slot in (*bodies.carries.values(), *held) if slot is not None]
         # From here on the results go by their projections' names, an operand that one lies in by these too.
         for projection, index in projections:
             self.bind(projection, results[index])  # type: ignore[index]

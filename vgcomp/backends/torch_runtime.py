@@ -16,7 +16,7 @@ from vgcomp import ir
 from vgcomp.backends.torch_outputs import Frame, Instruction, Outputs
 from vgcomp.errors import InternalError
 from vgcomp.inplace import call_into, write_to
-from vgcomp.loops import Put, operands_of, plan_outputs
+from vgcomp.loops import Put, operands_of, plan_outputs, weights_of
 from vgcomp.slices import narrow, read_slice
 
 aten = torch.ops.aten
@@ -214,9 +214,12 @@ def _loop(node: fx.Node, slots: _Slots) -> Instruction:
     operand_slots = [slots.of[operand] for operand in operands_of(node)]
     targets: list[tuple[int, Any]] = [(slots.of[user], user.args[1]) for user in node.users if ir.is_getitem(user)]
     bodies = [_compile_body(loop, body, puts) for body, puts in zip(loop.bodies, plan_outputs(node), strict=True)]
+    names = list(weights_of(loop))
 
     def run(frame: Frame) -> None:
-        inner = Frame([], frame.weights, frame.device, [frame.env[slot] for slot in operand_slots])
+        # Looked up once: a caller's mapping may copy a weight to the device each time that it is asked for.
+        weights = {name: frame.weights[name] for name in names}
+        inner = Frame([], weights, frame.device, [frame.env[slot] for slot in operand_slots])
         for k, spec in enumerate(loop.results):
             if spec.axis is not None:
                 inner.results[k] = _allocate(spec, inner)

@@ -43,8 +43,9 @@ def targets() -> None:
 
 
 def models() -> None:
-    """List the networks that can be built by name, with their default sizes."""
+    """List the networks that can be built by name and the pipelines that can be planned, with their default sizes."""
     from vgcomp.models import MODELS
+    from vgcomp.models.pipelines import PIPELINES
 
     found = table("Model", ">Frames", ">Height", ">Width", ">Batch", "Dtype", "What it is")
     for name, network in MODELS.items():
@@ -52,7 +53,11 @@ def models() -> None:
         dtype = str(size.dtype).removeprefix("torch.")
         cells = (str(n) for n in (size.frames, size.height, size.width, size.batch))
         found.add_row(name, *cells, dtype, network.summary)
-    say(found)
+    whole = table("Pipeline", ">Frames", ">Height", ">Width", ">Steps", "What it is")
+    for name, pipeline in PIPELINES.items():
+        size = pipeline.defaults
+        whole.add_row(name, *(str(n) for n in (size.frames, size.height, size.width, size.steps)), pipeline.summary)
+    say(found, whole)
 
 
 def _summary(cls: type[object]) -> str:

@@ -184,3 +184,8 @@ def test_kernels_are_measured_on_devices_behind_a_tracker(lowered: Lowered, tmp_
         for server in servers:
             server.terminate()
         tracker.terminate()
+
+
+def test_times_ship_beside_the_schedules() -> None:
+    for folder in tuned.SHIPPED.iterdir():
+        assert known_times("cpu", folder.name), folder

@@ -5,9 +5,9 @@ The first line says which search it is of. A line that a kill cut short is dropp
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -112,6 +112,11 @@ class Journal:
 
 
 def _lock(file: BinaryIO, path: Path) -> None:
+    """Until the file is closed, or the process ends in any way; Windows has no such lock."""
+    if sys.platform == "win32":
+        return
+    import fcntl
+
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -10,7 +10,6 @@ is found out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,8 +174,8 @@ class Surrogate(Scripted):
     def _best(self, models: _Models, pool: Genes, probes: _Probes, optimism: float, chosen: Sequence[int]) -> int:
         """The one that covers most probes; where none covers any, the one that might with the most luck."""
         for luck in (optimism, 2.0, 4.0):
-            gains = np.where(models.fits(pool, luck), probes.gains(models.vectors(pool, luck)), -1)
-            gains[list(chosen)] = -2
+            gains = probes.gains(models.vectors(pool, luck), models.fits(pool, luck))
+            gains[list(chosen)] = -1
             if gains.max() > 0:
                 return int(gains.argmax())
         doubt = models.doubt(pool)
@@ -232,24 +231,43 @@ class _Models:
         rank = np.zeros(len(genes))
         for start in range(0, len(genes), 256):
             part = vectors[start : start + 256]
-            rank[start : start + 256] = (vectors[None] <= part[:, None]).all(2).sum(1)
+            rank[start : start + 256] = _below(vectors, part).sum(0)
         rank += len(genes) * (1 + self.excess(genes, 0.5)) * ~self.fits(genes, 0.5)
         return np.argsort(rank, kind="stable")[:count]
 
 
-@dataclass
 class _Probes:
     """Points that no candidate dominates yet."""
 
-    points: Values
+    def __init__(self, points: Values) -> None:
+        self._points = points
+        self._covering = points[:0]
 
     def cover(self, vector: Values) -> None:
-        self.points = self.points[~(vector <= self.points).all(1)]
+        """Takes away the points that this one dominates."""
+        self._points = self._points[~(vector <= self._points).all(1)]
+        self._covering = np.vstack((self._covering[~(vector <= self._covering).all(1)], vector))
 
-    def gains(self, vectors: Values) -> Values:
-        """How many each of (n, objectives) vectors would cover."""
+    def gains(self, vectors: Values, wanted: NDArray[np.bool_]) -> Values:
+        """How many each of (n, objectives) vectors would cover, of those wanted; 0 for the others."""
         counts = np.zeros(len(vectors))
-        for start in range(0, len(vectors), 1024):
-            part = vectors[start : start + 1024]
-            counts[start : start + 1024] = (part[:, None] <= self.points[None]).all(2).sum(1)
+        rows = np.flatnonzero(wanted)
+        # Most are dominated already, which is quickly seen.
+        ahead = [~_below(self._covering, part).any(0) for part in _parts(vectors[rows])]
+        rows = rows[np.concatenate(ahead)] if ahead else rows
+        covered = [_below(part, self._points).sum(1) for part in _parts(vectors[rows])]
+        counts[rows] = np.concatenate(covered) if covered else 0
         return counts
+
+
+def _below(one: Values, other: Values) -> NDArray[np.bool_]:
+    """(n, objectives), (m, objectives) -> (n, m): where the one is no larger in any."""
+    found = one[:, None, 0] <= other[None, :, 0]
+    for column in range(1, one.shape[1]):
+        found &= one[:, None, column] <= other[None, :, column]
+    return found
+
+
+def _parts(rows: Values) -> list[Values]:
+    """Rows in parts whose comparison with all others fits in memory."""
+    return [rows[start : start + 1024] for start in range(0, len(rows), 1024)]

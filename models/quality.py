@@ -41,7 +41,7 @@ class Condition(nn.Module):
 
     def forward(self, timestep: Tensor, prompt: Tensor) -> Tensor:
         scales = torch.exp(-math.log(10_000.0) * torch.arange(self.waves, dtype=torch.float32) / self.waves)
-        angles = timestep.reshape(-1, 1) * scales.to(prompt.dtype)
+        angles = timestep.reshape(-1, 1) * scales.to(prompt)
         time = self.time2(F.silu(self.time1(torch.cat((angles.sin(), angles.cos()), dim=1))))
         return time + self.prompt2(F.silu(self.prompt1(prompt)))  # type: ignore[no-any-return]
 

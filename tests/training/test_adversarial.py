@@ -12,6 +12,7 @@ from vgcomp.training.adversarial import Recipe
 from vgcomp.training.clips import Shapes, Share
 from vgcomp.training.discriminator import Backbone, Heads
 from vgcomp.training.loop import Saving, train
+from vgcomp.training.losses import pseudo_huber
 
 
 @pytest.fixture(autouse=True)
@@ -129,3 +130,13 @@ def test_shares_are_of_equal_size():
         Share(0, 2).check(3)
     with pytest.raises(UsageError, match="share"):
         Recipe(images=1.0)
+
+
+def test_networks_run_where_their_inputs_lie():
+    """Nothing is made on another device than the inputs': the meta device stands for a GPU here."""
+    network = unet().to("meta")
+    backbone, heads = Backbone(network), Heads(network.encoded_channels, 12).to("meta")
+    clips, level, prompts = (torch.empty(*shape, device="meta") for shape in ((2, 48, 3, 8, 8), (2,), (2, 12)))
+    fake = flow.moved(clips, flow.velocity(clips, network(clips, level, prompts), level), level, level)
+    assert heads(backbone(fake, level, prompts), prompts).device.type == "meta"
+    assert pseudo_huber(fake, clips, 0.1).device.type == "meta"

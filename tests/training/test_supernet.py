@@ -11,10 +11,12 @@ from vgcomp.models.sned import CONFIGS, Supernet
 from vgcomp.training import checkpoint
 from vgcomp.training.active import active_elements
 from vgcomp.training.checkpoint import Checkpoint
+from vgcomp.training.clips import Batch
 from vgcomp.training.inherited import InheritedLoss, spread_levels
 from vgcomp.training.loop import Saving, train
+from vgcomp.training.partial_adam import PartialAdamW
 from vgcomp.training.sampling import largest, smallest
-from vgcomp.training.supernet import SupernetRecipe, SupernetTraining, make_supernet, shapes_of
+from vgcomp.training.supernet import SupernetRecipe, SupernetTraining, denoising_loss, make_supernet, shapes_of
 
 #: Two frames of the smallest clips, so that an iteration takes a tenth of a second.
 RECIPE = SupernetRecipe(iterations=8, batch=2, frames=2, warmup=4, rise=1)
@@ -134,3 +136,14 @@ def test_levels_are_spread_as_they_are_drawn():
     levels = spread_levels(1001)
     assert levels[500] == pytest.approx(0.5) and torch.equal(levels, levels.sort().values)
     assert float(torch.logit(levels.double()).std()) == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_supernet_trains_where_its_inputs_lie():
+    """The meta device stands for a GPU here."""
+    supernet = Supernet(CONFIGS["sned-latent-small"], 2).to("meta")
+    clips = torch.empty(2, 48, 2, 4, 4, device="meta")
+    batch, level = Batch(clips, clips, torch.empty(2, 12, device="meta")), torch.empty(2, device="meta")
+    denoising_loss(supernet, batch, level).mean().backward()
+    optimizer = PartialAdamW(supernet.named_parameters())
+    optimizer.step(1e-3, active_elements(supernet))
+    assert all(value.device.type == "meta" for value in optimizer.tensors().values())

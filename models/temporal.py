@@ -93,6 +93,21 @@ class TemporalAttention(nn.Module):
         return x * self.cos + torch.cat((-second, first), dim=-1) * self.sin
 
 
+def start_as_identity(layer: nn.Module) -> None:
+    """Zeroes what each branch of a temporal layer ends with: until it is trained, the layer gives what it takes."""
+    for name in ("conv", "to_out", "fc"):
+        last = getattr(layer, name, None)
+        if last is not None:
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+
+def heads_for(channels: int, head: int = HEAD) -> int:
+    """How many heads of at most ``head`` channels, an even number each: rotary positions turn pairs."""
+    fitting = [size for size in range(2, min(head, channels) + 1, 2) if channels % size == 0]
+    return channels // fitting[-1] if fitting else 1
+
+
 def rotary_tables(grid: tuple[int, ...], head: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines (prod(grid), head) of rotary positions; each axis of the grid turns its share of the pairs."""
     pairs = head // 2

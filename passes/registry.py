@@ -39,6 +39,7 @@ BUILTIN: dict[str, str] = {
     "legalize-coreml": "vgcomp.passes.legalize_coreml:LegalizeCoreml",
     "slice-and-unroll": "vgcomp.passes.slice_and_unroll:SliceAndUnroll",
     "partition": "vgcomp.passes.partition:Partition",
+    "substitute-temporal": "vgcomp.passes.substitute_temporal:SubstituteTemporal",
     "rehash-steps": "vgcomp.passes.rehash_steps:RehashSteps",
 }
 

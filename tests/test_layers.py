@@ -34,7 +34,7 @@ LAYERS = (
     ("cost_models", "models", "targets"),
     ("execution", "overlap"),
     ("device_memory", "load", "published_memory", "simulate", "slicing"),
-    ("pipelining", "resimulate", "step_cuts"),
+    ("pipelining", "resimulate", "step_cuts", "temporal"),
     ("passes",),
     ("backends", "check"),
     ("crosscheck", "rehash", "training"),

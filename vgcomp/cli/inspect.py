@@ -44,7 +44,8 @@ def inspect(
     if text:
         say(program.text().rstrip("\n"))
         return
-    say(_interface(program), _figures(program, timeline, bound, device.name), _ops(program, timeline))
+    figures = _figures(program, timeline, bound, device.name)
+    say(_interface(program), figures, _ops(program, timeline), *_temporal(program))
 
 
 def _interface(program: Program) -> Table:
@@ -78,6 +79,21 @@ def _figures(program: Program, timeline: Timeline, bound: int, target: str) -> T
     for row in rows:
         found.add_row(*row)
     return found
+
+
+def _temporal(program: Program) -> list[Table]:
+    """The layers that mix frames, in the order in which they run; nothing for a network of images."""
+    from vgcomp import ir
+    from vgcomp.temporal import temporal_layers
+    from vgcomp.units import format_count
+
+    if any(ir.is_loop(node) for node in program.graph.nodes):
+        return []
+    layers = temporal_layers(program)
+    found = table("Temporal layer", "B×T×C×H×W", "What it does", ">FLOPs")
+    for layer in layers:
+        found.add_row(layer.name, layer.shape, ", ".join(layer.does), format_count(layer.flops))
+    return [found] if layers else []
 
 
 def _ops(program: Program, timeline: Timeline) -> Table:

@@ -29,6 +29,7 @@ import torch
 from vgcomp.cost_models import neural_engine
 from vgcomp.cost_models.base import Bound, Cost, OpWork
 from vgcomp.cost_models.kernels import arithmetic, efficiency
+from vgcomp.cost_models.phases import phases_of
 from vgcomp.errors import InternalError
 from vgcomp.targets.target import Target
 
@@ -106,21 +107,41 @@ class Curve:
 
     def memory_s(self, fraction: float) -> float:
         """Seconds of memory traffic."""
-        occupancy = 1.0
-        if self.elements * fraction < self.full_elements:
-            occupancy = max(_LEAST_OCCUPANCY, self.elements * fraction / self.full_elements)
-        room = (self.distinct * fraction + self.shared) / self.cache_bytes
-        # All of it from the cache up to the share, none from the full size on.
-        hit = min(1.0, max(0.0, (1.0 - room) / (1.0 - _CACHE_SHARE)))
-        byte_s = hit / self.cache_rate + (1.0 - hit) / self.memory_rate
+        byte_s = self._byte_s(fraction)
         shared_s = self.shared / self.memory_rate
-        seconds = self.traffic * fraction * byte_s / occupancy + shared_s
+        seconds = self.traffic * fraction * byte_s / self.occupancy(fraction) + shared_s
         if not self.rows:
             return seconds
         rows = max(1.0, self.rows * fraction)
         read = self.row_bytes * fraction
         late = max(0.0, read / (rows * self.row_rate) - read * byte_s) if self.row_rate else 0.0
         return max(seconds + late, rows * self.row_s)
+
+    def occupancy(self, fraction: float) -> float:
+        """Share of the memory's rate that so few elements reach."""
+        if self.elements * fraction >= self.full_elements:
+            return 1.0
+        return max(_LEAST_OCCUPANCY, self.elements * fraction / self.full_elements)
+
+    def _hit(self, fraction: float) -> float:
+        """All of it from the cache up to the share, none from the full size on."""
+        room = (self.distinct * fraction + self.shared) / self.cache_bytes
+        return min(1.0, max(0.0, (1.0 - room) / (1.0 - _CACHE_SHARE)))
+
+    def _byte_s(self, fraction: float) -> float:
+        hit = self._hit(fraction)
+        return hit / self.cache_rate + (1.0 - hit) / self.memory_rate
+
+    def missed_s(self) -> float:
+        """Seconds that the whole op's traffic takes of the memory alone, at the rate that its pattern reaches."""
+        return (self.traffic * (1.0 - self._hit(1.0)) + self.shared) / self.memory_rate
+
+    def statistics_s(self) -> float:
+        """Seconds of the whole op in which groups too few for the memory are read; 0 where they are enough."""
+        if not self.rows or not self.row_rate:
+            return 0.0
+        seconds = self.row_bytes / (max(1.0, self.rows) * self.row_rate)
+        return seconds if seconds > self.row_bytes * self._byte_s(1.0) else 0.0
 
     def bound(self) -> Bound:
         """What the whole op spends most of its time on."""
@@ -183,7 +204,8 @@ class AnalyticModel:
         if work.is_free:
             return Cost(0.0, "launch", source)
         curve = self.curve(work, target)
-        return Cost(curve.seconds(), curve.bound(), source, curve.device_s())
+        phases = phases_of(curve) if target.kind == "cuda" else ()
+        return Cost(curve.seconds(), curve.bound(), source, curve.device_s(), phases=phases)
 
 
 def _make_room(

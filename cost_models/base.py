@@ -76,12 +76,27 @@ class OpWork:
 
 
 @dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of an op's time on a device, and what is left beside it for another op: the rest of both shares.
+
+    ``units``: the share of the device's units (SMs) that hold its blocks; 0 between one kernel and the next.
+    ``bandwidth``: the share of the memory's rate that it takes.
+    """
+
+    seconds: float
+    units: float = 1.0
+    bandwidth: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
     """Seconds for an op, what bounds it, and which model (and table, and target) said so.
 
     ``seconds`` is no less than the host needs to issue the op. ``device_s`` is the device's part alone, for who
     follows the host's lead over it; None where the model does not tell them apart. ``spread`` is the standard
     deviation of the prediction's logarithm (0.1 is about 10 %); None where the model does not know it.
+    ``phases``: what ``device_s`` is made of, for who runs ops side by side; empty where the model knows no better
+    than that the op takes the whole device.
     """
 
     seconds: float
@@ -89,6 +104,7 @@ class Cost:
     source: str
     device_s: float | None = None
     spread: float | None = None
+    phases: tuple[Phase, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,12 @@ KINDS: tuple[Kind, ...] = ("weight", "input", "output", "temporary", "carry", "a
 
 @dataclass(frozen=True, slots=True)
 class Alloc:
-    """A storage of ``size`` bytes; none where that is 0."""
+    """A storage of ``size`` bytes from the pool of a stream; none where that is 0."""
 
     slot: int
     size: int
     kind: Kind = "temporary"
+    stream: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class Replay:
             return
         assert event.slot not in self._held, "a slot is allocated once at a time"
         before = self.allocator.requested_peak
-        self._held[event.slot] = (self.allocator.malloc(event.size), event.kind)
+        self._held[event.slot] = (self.allocator.malloc(event.size, event.stream), event.kind)
         self.live[event.kind] += event.size
         if self.allocator.requested_peak > before:
             self.at_peak = dict(self.live)

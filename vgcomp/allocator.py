@@ -5,9 +5,10 @@
     allocator.free(block)
     allocator.reserved_bytes              # 20 MiB still: a segment is kept until it is asked for
 
-Rules, as in ``c10/cuda/CUDACachingAllocator.cpp`` of PyTorch 2.x with no ``PYTORCH_CUDA_ALLOC_CONF``, one stream:
+Rules, as in ``c10/cuda/CUDACachingAllocator.cpp`` of PyTorch 2.x with no ``PYTORCH_CUDA_ALLOC_CONF``:
 
 * sizes are rounded up to 512 bytes; up to 1 MiB they belong to the small pool, above to the large one;
+* each stream has its own pools: a block freed by one is not handed to another;
 * the smallest free block of the pool that is large enough is taken, the lowest address of equals;
 * without one a segment is made: 2 MiB for the small pool, 20 MiB for sizes below 10 MiB, else the size rounded up to
   2 MiB;
@@ -51,13 +52,14 @@ class Block:
     small: bool
     requested: int = 0
     allocated: bool = False
+    stream: int = 0
     before: Block | None = None
     after: Block | None = None
 
 
 @dataclass(slots=True)
 class CachingAllocator:
-    """The allocator of one device and stream. All figures are bytes.
+    """The allocator of one device. All figures are bytes; streams are numbered from 0.
 
     ``allocated_bytes``: blocks handed out, as ``torch.cuda.memory_allocated``. ``requested_bytes``: what was asked for
     of them. ``reserved_bytes``: segments, as ``torch.cuda.memory_reserved``. Each has its peak. ``limit``: what the
@@ -71,18 +73,20 @@ class CachingAllocator:
     allocated_peak: int = 0
     requested_peak: int = 0
     reserved_peak: int = 0
-    #: Free blocks of the large and of the small pool: (size, address), in order.
-    _free: tuple[list[tuple[int, int]], list[tuple[int, int]]] = field(default_factory=lambda: ([], []))
+    #: Free blocks of each stream's large pool and small pool, in turns: (size, address), in order.
+    _free: list[list[tuple[int, int]]] = field(default_factory=lambda: [[], []])
     _blocks: dict[int, Block] = field(default_factory=dict)
     #: Addresses of segments given back, by size: the next segment of that size takes the last of them.
     _released: dict[int, list[int]] = field(default_factory=dict)
     _next_address: int = 0
 
-    def malloc(self, size: int) -> Block:
+    def malloc(self, size: int, stream: int = 0) -> Block:
         """A block of at least ``size`` (more than 0) bytes. Raises OutOfDeviceMemory where the limit forbids it."""
+        while 2 * stream >= len(self._free):
+            self._free += [[], []]
         rounded = rounded_size(size)
         small = rounded <= SMALL_SIZE
-        block = self._take(rounded, small) or self._segment(rounded, small)
+        block = self._take(rounded, 2 * stream + small) or self._segment(rounded, small, stream)
         if _splits(block.size - rounded, small):
             self._split(block, rounded)
         block.allocated, block.requested = True, size
@@ -106,7 +110,7 @@ class CachingAllocator:
             self._forget(before)
             self._join(before, block)
             block = before
-        insort(self._free[block.small], (block.size, block.address))
+        insort(self._free[2 * block.stream + block.small], (block.size, block.address))
 
     def empty_cache(self) -> None:
         """Gives back every segment that is free as a whole."""
@@ -131,21 +135,21 @@ class CachingAllocator:
         """The free blocks. Equal states with equal blocks handed out behave the same from then on."""
         return tuple(tuple(blocks) for blocks in self._free)
 
-    def _take(self, size: int, small: bool) -> Block | None:
+    def _take(self, size: int, pool: int) -> Block | None:
         """The best fit among the free blocks of a pool."""
-        blocks = self._free[small]
+        blocks = self._free[pool]
         at = bisect_left(blocks, (size, -1))
         if at == len(blocks):
             return None
         return self._blocks[blocks.pop(at)[1]]
 
-    def _segment(self, size: int, small: bool) -> Block:
+    def _segment(self, size: int, small: bool, stream: int) -> Block:
         total = segment_size(size)
         if not self._has_room(total):
             self.empty_cache()
         if not self._has_room(total):
             raise OutOfDeviceMemory(f"{total} bytes more than the {self.reserved_bytes} reserved of {self.limit}")
-        block = Block(self._address(total), total, small)
+        block = Block(self._address(total), total, small, stream=stream)
         self._blocks[block.address] = block
         self.reserved_bytes += total
         self.reserved_peak = max(self.reserved_peak, self.reserved_bytes)
@@ -163,15 +167,15 @@ class CachingAllocator:
 
     def _split(self, block: Block, size: int) -> None:
         """Leaves ``size`` bytes in ``block`` and puts the rest among the free ones."""
-        rest = Block(block.address + size, block.size - size, block.small, before=block, after=block.after)
+        rest = Block(block.address + size, block.size - size, block.small, 0, False, block.stream, block, block.after)
         if rest.after is not None:
             rest.after.before = rest
         block.size, block.after = size, rest
         self._blocks[rest.address] = rest
-        insort(self._free[rest.small], (rest.size, rest.address))
+        insort(self._free[2 * rest.stream + rest.small], (rest.size, rest.address))
 
     def _forget(self, block: Block) -> None:
-        blocks = self._free[block.small]
+        blocks = self._free[2 * block.stream + block.small]
         del blocks[bisect_left(blocks, (block.size, block.address))]
 
     def _join(self, block: Block, after: Block) -> None:

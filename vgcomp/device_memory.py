@@ -28,6 +28,7 @@ from vgcomp.memory import peak_activation_bytes
 from vgcomp.parts import n_parts, split
 from vgcomp.program_trace import graph_trace
 from vgcomp.simulate import workspace_of
+from vgcomp.stages import n_engines
 from vgcomp.targets import Target
 from vgcomp.units import format_bytes
 
@@ -113,7 +114,7 @@ def loaded_bytes(program: Program, target: Target) -> int:
 
 def _cached(program: Program, target: Target, streamed: bool) -> DeviceMemory:
     """PyTorch on a CUDA device."""
-    loaded = _loading(program, target)[-1:] if streamed else _loading(program, target)
+    loaded = blas_workspaces(target, n_engines(program.graph), -1) if streamed else _loading(program, target)
     events = [*loaded, *graph_trace(program.graph, node_cuda_temporaries, streamed=streamed)]
     replay = Replay().run(events)
     asked = sum(replay.at_peak.values())
@@ -134,7 +135,12 @@ def _loading(program: Program, target: Target) -> list[Event]:
     """The weights one by one, and the matrix library's workspace. Slots below 0: a trace counts its own from 0."""
     sizes = [weight.nbytes for weight in program.weights.values()]
     weights: list[Event] = [Alloc(-1 - i, size, "weight") for i, size in enumerate(sizes)]
-    return [*weights, Alloc(-1 - len(sizes), target.blas_workspace_bytes, "workspace")]
+    return [*weights, *blas_workspaces(target, n_engines(program.graph), -1 - len(sizes))]
+
+
+def blas_workspaces(target: Target, n_streams: int, slot: int) -> list[Event]:
+    """What PyTorch keeps for the matrix library: a workspace a stream; slots from ``slot`` downwards."""
+    return [Alloc(slot - e, target.blas_workspace_bytes, "workspace", e) for e in range(n_streams)]
 
 
 def least_limit(events: Sequence[Event], asked: int, reserved: int) -> int:

@@ -229,6 +229,27 @@ class Body:
     carries_out: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """Slices in flight: a body is cut into stages, and while a slice is in one the next slice is in the one before.
+
+    Round r runs stage s of step r - s, for every s; the next round starts when all of that is done. What a loop
+    means does not change: a backend may run its steps one after the other (:mod:`vgcomp.stages` has the rules).
+
+    ``cuts[b]``: the positions in body b's nodes at which its stages 1, 2, ... begin; a stage may be empty.
+    ``engines[s]``: the engine (a stream, on a GPU) that runs stage s: 0 is the one that runs the rest of the graph,
+    and a higher one goes first where both want the same units.
+    """
+
+    cuts: tuple[tuple[int, ...], ...]
+    engines: tuple[int, ...]
+
+    @property
+    def in_flight(self) -> int:
+        """How many slices are worked on at once."""
+        return len(self.engines)
+
+
 @dataclass(frozen=True)
 class Loop:
     """A sliced node: what runs, over which slices, and where the results go."""
@@ -240,6 +261,8 @@ class Loop:
     results: tuple[Result, ...]
     #: For people: the axis' meaning and why the loop exists. Not semantic.
     note: str = field(default="", compare=False)
+    #: Steps that overlap; None where each waits for the one before.
+    pipeline: Pipeline | None = None
 
     @property
     def n_slices(self) -> int:

@@ -23,6 +23,10 @@ What is counted is what ``vgcomp.backends.torch_module`` does, op by op:
   - *accumulators* of combined results: the first step's value as with carries; then the old, the step's and the
     merged one together for a moment.
 
+* A **pipelined loop** works on several slices at once (:mod:`vgcomp.stages`): in each round the most that each stage
+  holds at any moment counts, all of them together, as engines keep no time with each other. A value used in a
+  later stage than the one that made it lives to the end of the last stage that uses it.
+
 So a planner may estimate, for a loop that stands at position i of its graph::
 
     peak = live across i + operands that die here + new axis results
@@ -51,6 +55,7 @@ from vgcomp import ir
 from vgcomp.cuda_temporaries import node_cuda_bytes
 from vgcomp.loops import Put, copied_operands, operands_of, plan_outputs, storage_root
 from vgcomp.loops import alias_base as alias_base
+from vgcomp.stages import BodyStages, loop_stages, rounds
 from vgcomp.workspace import storage_bytes, workspace_bytes
 
 if TYPE_CHECKING:
@@ -316,6 +321,8 @@ def inner_bytes(
 
 def _profile(node: fx.Node, workspace: Workspace) -> tuple[BodyProfile, ...]:
     """Walks the steps, keeping count of carries and accumulators."""
+    if ir.loop_of(node).pipeline is not None:
+        return _pipelined_profile(node, workspace)
     loop, puts = ir.loop_of(node), plan_outputs(node)
     carries: dict[int, int] = {}
     merged: dict[int, int] = {}
@@ -341,32 +348,92 @@ def _profile(node: fx.Node, workspace: Workspace) -> tuple[BodyProfile, ...]:
     return tuple(BodyProfile(tuple(at)) for at in most)
 
 
+def _pipelined_profile(node: fx.Node, workspace: Workspace) -> tuple[BodyProfile, ...]:
+    """The same by rounds: beside what a stage holds, the most that the other slices in flight hold in theirs."""
+    loop, puts, stages = ir.loop_of(node), plan_outputs(node), loop_stages(node)
+    known: dict[object, list[int]] = {}
+    entered: list[list[int]] = []
+    begun: set[int] = set()
+    for step in loop.steps:
+        body = loop.bodies[step.body]
+        key = (step.body, copied_operands(node, body, step), frozenset(k for k in body.results if k in begun))
+        if key not in known:
+            known[key] = _body_bytes(body, puts[step.body], *key[1:], workspace, stages[step.body])
+        entered.append(known[key])
+        begun.update(put.index for put in puts[step.body] if put.how == "merge")
+    sizes, there = _handed_on(loop, puts, stages)
+    most = [[0] * len(body.graph.nodes) for body in loop.bodies]
+    for running in rounds(loop.n_slices, stages[0].last + 1):
+        works = [(loop.steps[i].body, stages[loop.steps[i].body].span(s), entered[i]) for s, i in running]
+        peaks = [max((at[i] for i in span), default=at[span.start - 1]) for _, span, at in works]
+        # What is handed on stands with the slice that takes or makes it. Where none does, it is counted here.
+        counted = {name for s, i in running for name in there[loop.steps[i].body, s]}
+        total = sum(peaks) + sum(size for name, size in sizes.items() if name not in counted)
+        for (index, span, at), peak in zip(works, peaks, strict=True):
+            for i in span:
+                most[index][i] = max(most[index][i], at[i] + total - peak)
+    return tuple(BodyProfile(tuple(at)) for at in most)
+
+
+def _handed_on(
+    loop: ir.Loop, puts: Sequence[Sequence[Put]], stages: Sequence[BodyStages]
+) -> tuple[dict[str, int], dict[tuple[int, int], set[str]]]:
+    """Carries and accumulators: their bytes, and which of them each (body, stage) takes or makes."""
+    sizes: dict[str, int] = {}
+    there: dict[tuple[int, int], set[str]] = {
+        (b, s): set() for b in range(len(puts)) for s in range(stages[0].last + 1)
+    }
+    for index, (body, outputs) in enumerate(zip(stages, puts, strict=True)):
+        for carry, placeholder in body.carries_in.items():
+            there[index, body.of(placeholder)].add(f"carry {carry}")
+        for put in outputs:
+            if put.how in ("merge", "keep", "copy"):
+                name = f"result {put.index}" if put.how == "merge" else f"carry {put.index}"
+                sizes[name] = ir.nbytes(ir.val(put.node))
+                there[index, body.of_put(put)].add(name)
+    return sizes, there
+
+
 def _body_bytes(
-    body: ir.Body, puts: Sequence[Put], copied: frozenset[int], merged: frozenset[int], workspace: Workspace
+    body: ir.Body,
+    puts: Sequence[Put],
+    copied: frozenset[int],
+    merged: frozenset[int],
+    workspace: Workspace,
+    stages: BodyStages | None = None,
 ) -> list[int]:
     """Live bytes at each node of a body, with ``merged`` the combined results that have an accumulator already."""
     direct = frozenset(put.node for put in puts if put.how == "direct")
     analysis = _Analysis(body.graph, workspace, body, copied, direct)
     analysis.assign()
+    stages = stages or BodyStages(body, ())
     for put in puts:
-        _count_put(analysis, put, put.index in merged)
+        _count_put(analysis, put, put.index in merged, stages.span(stages.of_put(put)))
+    for placeholder in stages.carries_in.values():
+        analysis.buffer_of[placeholder].first = 2 * stages.span(stages.of(placeholder)).start
+    for buffer in analysis.buffers:
+        made, used = stages.at(buffer.first // 2), stages.at(buffer.last // 2)
+        if made != used:
+            buffer.last = 2 * stages.span(used).stop - 1
     return analysis.per_node()
 
 
-def _count_put(analysis: _Analysis, put: Put, has_old: bool) -> None:
+def _count_put(analysis: _Analysis, put: Put, has_old: bool, stage: range) -> None:
+    """``stage``: the positions of the stage that puts it out, all of them in a loop that is not pipelined."""
     buffer = analysis.buffer_of[put.node]
     size = ir.nbytes(ir.val(put.node))
+    end = 2 * stage.stop - 1
     # A placeholder is put out at the end, anything else right after its node.
     made = analysis.end if put.node.op == "placeholder" else 2 * analysis.index[put.node] + 1
     merges = put.how == "merge" and has_old
     if put.how == "late" or put.how == "keep" or (put.how == "merge" and not has_old and put.owned):
-        buffer.last = analysis.end
+        buffer.last = max(buffer.last, end)
         if not put.owned:
             analysis.add(size, analysis.end, analysis.end)
         return
     buffer.last = max(buffer.last, made)
     if put.how in ("copy", "merge"):
-        analysis.add(size, made, analysis.end)
+        analysis.add(size, made, end)
     if merges:
-        analysis.add(size, 0, made)
+        analysis.add(size, 2 * stage.start, made)
         analysis.extra[made] += inner_bytes(analysis.workspace, put.node, merge=put.merge)

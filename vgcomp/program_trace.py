@@ -17,6 +17,8 @@ from vgcomp import ir
 from vgcomp.alloc_trace import Alloc, Event, Free, Kind, Move, Steps
 from vgcomp.cuda_temporaries import NONE, Temporaries
 from vgcomp.loops import Put, alias_base, copied_operands, operands_of, output_nodes, plan_outputs, weights_of
+from vgcomp.round_trace import StagedTrace, round_steps
+from vgcomp.stages import BodyStages, loop_stages
 
 #: What a node's op allocates beside its output; with an op as second argument, what merging two such values by it does.
 OpTemporaries = Callable[[fx.Node, Any], Temporaries]
@@ -47,6 +49,8 @@ class _Walk:
         self.order = {node: i for i, node in enumerate(self.nodes)}
         self.numbers = numbers
         self.temporaries = temporaries
+        #: The stream whose pool storages come from.
+        self.stream = 0
         self.events: list[Event] = []
         self.slot_of: dict[fx.Node, int | None] = {}
         #: Names in use of each storage; it goes with the last.
@@ -121,7 +125,7 @@ class _Walk:
         if size == 0:
             return None
         slot = next(self.numbers)
-        self.events.append(Alloc(slot, size, kind))
+        self.events.append(Alloc(slot, size, kind, self.stream))
         return slot
 
     def bind(self, node: fx.Node, slot: int | None) -> None:
@@ -136,7 +140,11 @@ class _Walk:
         self.names[slot] -= 1
         if self.names[slot] == 0:
             del self.names[slot]
-            self.events.append(Free(slot))
+            self.free(slot)
+
+    def free(self, slot: int) -> None:
+        """A storage that nothing names any more goes."""
+        self.events.append(Free(slot))
 
     def hand_over(self, slot: int | None, to: int, kind: Kind) -> None:
         """A storage leaves this walk's care."""
@@ -166,7 +174,7 @@ class _Walk:
                 results.append(self.alloc(max(size, spec.capacity), self.kind_of(named.get(k))))
         weights = weights_of(loop) if self.streamed else {}
         held = [self.alloc(ir.nbytes(value), "weight") for value in weights.values()]
-        bodies = _Bodies(node, results, self.numbers, self.temporaries)
+        bodies = _Bodies(node, results, self.numbers, self.temporaries, self.stream)
         self.events.append(bodies.steps())
         self.events += [Free(slot) for slot in (*bodies.carries.values(), *held) if slot is not None]
         # From here on the results go by their projections' names, an operand that one lies in by these too.
@@ -181,9 +189,15 @@ class _Bodies:
     """The traces of a loop's bodies, one for each way that they are entered."""
 
     def __init__(
-        self, node: fx.Node, results: Sequence[int | None], numbers: Iterator[int], temporaries: OpTemporaries
+        self,
+        node: fx.Node,
+        results: Sequence[int | None],
+        numbers: Iterator[int],
+        temporaries: OpTemporaries,
+        stream: int,
     ) -> None:
         self.node = node
+        self.stream = stream
         self.loop = ir.loop_of(node)
         self.puts = plan_outputs(node)
         self.numbers = numbers
@@ -198,6 +212,8 @@ class _Bodies:
         self.carries = {carry: next(numbers) for carry in carried}
 
     def steps(self) -> Steps:
+        if self.loop.pipeline is not None:
+            return self._rounds(self.loop.pipeline)
         traces: list[tuple[Event, ...]] = []
         known: dict[object, int] = {}
         order: list[int] = []
@@ -214,14 +230,45 @@ class _Bodies:
             begun.update(put.index for put in self.puts[step.body] if put.how == "merge")
         return Steps(tuple(traces), tuple(order), (*self.carries.values(), *self.merged.values()))
 
+    def _rounds(self, pipeline: ir.Pipeline) -> Steps:
+        """The rounds of a pipelined loop. Steps in flight together have slots of their own, though of one body."""
+        stages = loop_stages(self.node)
+        known: dict[object, StagedTrace] = {}
+        walked: list[object] = []
+        begun: set[int] = set()
+        for i, step in enumerate(self.loop.steps):
+            body = self.loop.bodies[step.body]
+            copied = copied_operands(self.node, body, step)
+            here = frozenset(k for k in body.results if k in begun)
+            key = (step.body, copied, here, i % pipeline.in_flight)
+            if key not in known:
+                walk = _BodyWalk(self, step.body, copied, here, stages[step.body])
+                known[key] = StagedTrace(walk.run_stages(pipeline.engines))
+            walked.append(key)
+            begun.update(put.index for put in self.puts[step.body] if put.how == "merge")
+        return round_steps(known, walked, pipeline.in_flight, (*self.carries.values(), *self.merged.values()))
+
 
 class _BodyWalk(_Walk):
     """One body. ``copied``: positions of operands that come as copies; ``begun``: results that have an accumulator."""
 
-    def __init__(self, loop: _Bodies, index: int, copied: frozenset[int], begun: frozenset[int]) -> None:
+    def __init__(
+        self,
+        loop: _Bodies,
+        index: int,
+        copied: frozenset[int],
+        begun: frozenset[int],
+        stages: BodyStages | None = None,
+    ) -> None:
         self.body = loop.loop.bodies[index]
         super().__init__(self.body.graph, loop.numbers, loop.temporaries)
         self.owner = loop
+        self.stream = loop.stream
+        self.stages = stages or BodyStages(self.body, ())
+        self.stage = 0
+        #: The stage that each storage was made in, and what goes when the round is done.
+        self.made_in: dict[int, int] = {}
+        self.crossing: list[Event] = []
         self.puts = loop.puts[index]
         self.copied = copied
         self.begun = begun
@@ -230,22 +277,45 @@ class _BodyWalk(_Walk):
         self.copies: dict[int, int | None] = {}
 
     def run(self) -> list[Event]:
+        """All of it, in a loop that is not pipelined."""
+        (events,) = self.run_stages((self.stream,))
+        return events
+
+    def run_stages(self, streams: Sequence[int]) -> list[list[Event]]:
+        """The events of each stage. What only goes when the round is done stands at the end of its list."""
         direct = {put.node for put in self.puts if put.how == "direct"}
         held = {put.node for put in self.puts if put.how in ("late", "keep") or put.node.op == "placeholder"}
         self.plan_deaths(held)
-        self._take_carries()
         reads = self._first_uses()
-        for i, node in enumerate(self.nodes):
-            for placeholder in reads.get(i, ()):
-                self._read(placeholder)
-            if node.op in ("placeholder", "output"):
-                continue
-            if node in direct:
-                self._drop_all(i)
-            else:
-                self.run_node(i, node, after=[put for put in self.puts if put.node is node and put.how != "late"])
-        self._at_end()
-        return self.events
+        found: list[list[Event]] = []
+        for self.stage, self.stream in enumerate(streams):
+            self.events, self.crossing = [], []
+            self._take_carries()
+            for i in self.stages.span(self.stage):
+                self._run_at(i, reads.get(i, ()), direct)
+            self._at_end()
+            found.append(self.events + self.crossing)
+        return found
+
+    def _run_at(self, i: int, reads: Sequence[fx.Node], direct: set[fx.Node]) -> None:
+        node = self.nodes[i]
+        for placeholder in reads:
+            self._read(placeholder)
+        if node.op in ("placeholder", "output"):
+            return
+        if node in direct:
+            self._drop_all(i)
+        else:
+            self.run_node(i, node, after=[put for put in self.puts if put.node is node and put.how != "late"])
+
+    def bind(self, node: fx.Node, slot: int | None) -> None:
+        super().bind(node, slot)
+        if slot is not None:
+            self.made_in.setdefault(slot, self.stage)
+
+    def free(self, slot: int) -> None:
+        crosses = self.made_in.get(slot, self.stage) < self.stage
+        (self.crossing if crosses else self.events).append(Free(slot))
 
     def put(self, put: Put) -> None:
         """What happens right after the node (for a placeholder: at the end)."""
@@ -266,13 +336,13 @@ class _BodyWalk(_Walk):
             self.hand_over(self.slot_of[put.node], to, "accumulator")
 
     def _take_carries(self) -> None:
-        for node, carry in zip(self.placeholders[len(self.body.operands) :], self.body.carries_in, strict=True):
+        for carry, node in self.stages.carries_in.items():
+            if self.stages.of(node) != self.stage:
+                continue
             slot = next(self.numbers)
             self.events.append(Move(self.owner.carries[carry], slot, "carry"))
             self.bind(node, slot)
-        for i, node in enumerate(self.nodes):
-            if node.op == "placeholder":
-                self._drop_all(i)
+            self._drop_all(self.order[node])
 
     def _first_uses(self) -> dict[int, list[fx.Node]]:
         reads: dict[int, list[fx.Node]] = {}
@@ -291,18 +361,20 @@ class _BodyWalk(_Walk):
 
     def _at_end(self) -> None:
         """Placeholders are put out, values that an in-place write would destroy are copied, carries are kept."""
-        for put in self.puts:
+        puts = [put for put in self.puts if self.stages.of_put(put) == self.stage]
+        for put in puts:
             if put.node.op == "placeholder" and put.how != "late":
                 self.put(put)
             elif put.how == "late" and not put.owned:
                 self._replace_by_copy(put.node)
-        for put in self.puts:
+        for put in puts:
             if put.how == "keep":
                 self.hand_over(self.slot_of[put.node], self.owner.carries[put.index], "carry")
             elif put.how == "copy":
                 self.hand_over(self.copies[put.index], self.owner.carries[put.index], "carry")
-        for slot in list(self.names):
-            self.events.append(Free(slot))
+        if self.stage == self.stages.last:
+            for slot in list(self.names):
+                self.free(slot)
 
     def _replace_by_copy(self, node: fx.Node) -> None:
         copy = self.alloc(ir.nbytes(ir.val(node)), "temporary")

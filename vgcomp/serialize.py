@@ -266,7 +266,8 @@ def _decoded(data: Any, env: Mapping[str, fx.Node]) -> Any:
 
 
 def _loop_data(loop: ir.Loop) -> dict[str, Any]:
-    return {
+    pipeline = {} if loop.pipeline is None else {"pipeline": _pipeline_data(loop.pipeline)}
+    return pipeline | {
         "name": loop.name,
         "note": loop.note,
         "operand_axes": [_axis_data(axis) for axis in loop.operand_axes],
@@ -284,7 +285,17 @@ def _loop(data: Mapping[str, Any]) -> ir.Loop:
         tuple(_axis(item) for item in data["operand_axes"]),
         tuple(_result(item) for item in data["results"]),
         data["note"],
+        _pipeline(data["pipeline"]) if "pipeline" in data else None,
     )
+
+
+def _pipeline_data(pipeline: ir.Pipeline) -> dict[str, Any]:
+    return {"cuts": [list(cuts) for cuts in pipeline.cuts], "engines": list(pipeline.engines)}
+
+
+def _pipeline(data: Mapping[str, Any]) -> ir.Pipeline:
+    cuts = tuple(tuple(int(cut) for cut in cuts) for cuts in data["cuts"])
+    return ir.Pipeline(cuts, tuple(int(engine) for engine in data["engines"]))
 
 
 def _axis_data(axis: ir.Axis | None) -> dict[str, int] | None:

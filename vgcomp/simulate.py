@@ -3,7 +3,8 @@
 Ops run one after the other in the graph's order. A loop's steps that share a body take the same time, so
 a loop becomes one entry for each op of each body, with the number of slices, in the order in which the
 bodies first run: entries grow with the text of the program and not with its slices. What the runtime copies
-besides (a slice that is no view, a result that its op cannot write in place, a carry, a merge) is timed too.
+besides (a slice that is no view, a result that its op cannot write in place, a carry, a merge) is timed too. In a
+pipelined loop (:mod:`vgcomp.stages`) an op's duration is its share of what the rounds take (:mod:`vgcomp.overlap`).
 
 On a GPU the host runs ahead of the device (:mod:`vgcomp.execution`); beside a Neural Engine the CPU takes what that
 refuses (:mod:`vgcomp.cost_models.neural_engine`).
@@ -12,7 +13,7 @@ refuses (:mod:`vgcomp.cost_models.neural_engine`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,14 +22,16 @@ import torch
 from torch import Tensor, fx
 
 from vgcomp import ir
-from vgcomp.cost_models.base import Bound, CostModel, OpWork, Overhead, overhead_of
+from vgcomp.cost_models.base import Bound, CostModel, OpWork, Overhead, Phase, overhead_of
 from vgcomp.cost_models.fusion import fuse
 from vgcomp.cost_models.neural_engine import fallback_s, placed_seconds, refuses
 from vgcomp.cost_models.work import work_of
 from vgcomp.execution import Clock, Issue, Mode, issue
 from vgcomp.loops import Put, copied_operands, plan_outputs
 from vgcomp.memory import Liveness, Workspace, analyse, loop_bytes, loop_profile
+from vgcomp.overlap import pipelined_s
 from vgcomp.program import Program
+from vgcomp.stages import BodyStages, loop_stages
 from vgcomp.targets import Target
 
 _CLONE = torch.ops.aten.clone.default
@@ -215,6 +218,8 @@ class _Op:
     below: int
     source: str
     place: str = ""
+    #: Of one run: the device's seconds, and what they leave to other ops.
+    phases: tuple[Phase, ...] = ()
 
 
 def _entry(node: fx.Node, op: _Op, start: float, duration: float, live: int) -> Entry:
@@ -254,7 +259,22 @@ def _timed(name: str, op: str, work: OpWork, setup: Setup, times: int, below: in
         device_s = cost.device_s
     alone = cost.seconds * times
     flops = work.flops * times
-    return _Op(name, op, work, device_s * times, host_s * times, alone, cost.bound, flops, times, below, cost.source)
+    phases = cost.phases or (Phase(device_s),)
+    return _Op(
+        name,
+        op,
+        work,
+        device_s * times,
+        host_s * times,
+        alone,
+        cost.bound,
+        flops,
+        times,
+        below,
+        cost.source,
+        "",
+        phases,
+    )
 
 
 def _placed(ops: list[list[_Op]], target: Target) -> list[list[_Op]]:
@@ -274,22 +294,98 @@ def _placed(ops: list[list[_Op]], target: Target) -> list[list[_Op]]:
 
 def _loop_ops(node: fx.Node, times: int, setup: Setup, below: int) -> Iterator[_Op]:
     loop = ir.loop_of(node)
-    profiles = loop_profile(node, workspace=setup.workspace)
-    most = loop_bytes(node, workspace=setup.workspace)
-    puts = plan_outputs(node)
-    for index in dict.fromkeys(step.body for step in loop.steps):
-        steps = [step for step in loop.steps if step.body == index]
-        at = profiles[index].at
-        for name, value in _slice_copies(node, loop.bodies[index], steps[0]):
-            yield _copy(name, value, times * len(steps), setup, below + most - max(at))
-        extra = _moves(puts[index], first=steps[0] is loop.steps[0])
-        works = setup.works(loop.bodies[index].graph)
-        for inner, live in zip(loop.bodies[index].graph.nodes, at, strict=True):
-            under = below + most - live
-            yield from _ops(inner, times * len(steps), setup, works, under)
-            for put in extra.get(inner, ()):
-                yield _put(put, times * len(steps), setup, under)
+    ops = [op for index in _bodies_run(loop) for _, op in body_ops(node, index, times, setup, below)]
+    if loop.pipeline is not None and setup.target.kind == "cuda":
+        ops = _overlapped(node, ops, setup)
+        yield _joins(node, times, setup)
+    yield from ops
     yield from _turns(node, times, setup, below)
+
+
+def _bodies_run(loop: ir.Loop) -> list[int]:
+    """The bodies in the order in which they first run."""
+    return list(dict.fromkeys(step.body for step in loop.steps))
+
+
+def body_ops(node: fx.Node, index: int, times: int, setup: Setup, below: int = 0) -> Iterator[tuple[int, _Op]]:
+    """What one body of a loop comes to in all its steps, each op with the position in the body that it stands at."""
+    loop = ir.loop_of(node)
+    body, puts = loop.bodies[index], plan_outputs(node)[index]
+    at = loop_profile(node, workspace=setup.workspace)[index].at
+    most = loop_bytes(node, workspace=setup.workspace)
+    steps = [step for step in loop.steps if step.body == index]
+    runs = times * len(steps)
+    order = {inner: i for i, inner in enumerate(body.graph.nodes)}
+    for placeholder in _slice_copies(node, body, steps[0]):
+        first = min(order[user] for user in placeholder.users)
+        yield first, _copy(placeholder.name, ir.val(placeholder), runs, setup, below + most - max(at))
+    extra = _moves(puts, first=steps[0] is loop.steps[0])
+    works = setup.works(body.graph)
+    for i, (inner, live) in enumerate(zip(body.graph.nodes, at, strict=True)):
+        under = below + most - live
+        for op in _ops(inner, runs, setup, works, under):
+            yield i, op
+        for put in extra.get(inner, ()):
+            # What is put out at the end is.
+            yield len(at) - 1 if put.how == "late" or inner.op == "placeholder" else i, _put(put, runs, setup, under)
+
+
+def _overlapped(node: fx.Node, ops: Sequence[_Op], setup: Setup) -> list[_Op]:
+    """The ops with their shares of what all rounds take together."""
+    loop = ir.loop_of(node)
+    assert loop.pipeline is not None
+    phases = [body_phases(node, index, setup) for index in range(len(loop.bodies))]
+    alone = sum(step_s(phases[step.body]) for step in loop.steps)
+    work = staged(loop_stages(node), phases)
+    share = pipelined_s(work, loop.steps, loop.pipeline.engines) / alone if alone else 1.0
+    return [replace(op, device_s=op.device_s * share, alone_s=op.alone_s * share) for op in ops]
+
+
+#: The phases of a body's ops for one step, by the ops' positions.
+BodyPhases = Mapping[int, Sequence[Phase]]
+
+
+def body_phases(node: fx.Node, index: int, setup: Setup) -> BodyPhases:
+    """What one step of a body takes of the device, op by op."""
+    steps = sum(step.body == index for step in ir.loop_of(node).steps)
+    found: dict[int, list[Phase]] = {}
+    for i, op in body_ops(node, index, 1, setup) if steps else ():
+        runs = op.slices / steps
+        phases = op.phases if op.device_s else ()
+        found.setdefault(i, []).extend(replace(phase, seconds=phase.seconds * runs) for phase in phases)
+    return found
+
+
+def step_s(phases: BodyPhases) -> float:
+    """Seconds of one step by itself."""
+    return sum(phase.seconds for chain in phases.values() for phase in chain)
+
+
+def staged(stages: Sequence[BodyStages], phases: Sequence[BodyPhases]) -> list[list[list[Phase]]]:
+    """For each body and stage what it runs, in order."""
+    return [
+        [[phase for i in body.span(s) for phase in found.get(i, ())] for s in range(body.last + 1)]
+        for body, found in zip(stages, phases, strict=True)
+    ]
+
+
+def join_s(target: Target) -> float:
+    """The device's seconds in which engines wait for each other once: as from one kernel to the next."""
+    return target.launch_s
+
+
+def joins_host_s(pipeline: ir.Pipeline, setup: Setup) -> float:
+    """The host's seconds for the same: for each engine but one two events, recorded and waited for, as a view each."""
+    return 4 * max(pipeline.engines) * setup.issue.view_s
+
+
+def _joins(node: fx.Node, times: int, setup: Setup) -> _Op:
+    """Engines wait for each other after every round."""
+    loop = ir.loop_of(node)
+    assert loop.pipeline is not None
+    turns = times * (loop.n_slices + loop.pipeline.in_flight - 1)
+    device_s, host_s = turns * join_s(setup.target), turns * joins_host_s(loop.pipeline, setup)
+    return _Op(node.name, "join", _NO_WORK, device_s, host_s, device_s, "launch", 0.0, turns, 0, "overhead")
 
 
 def _turns(node: fx.Node, times: int, setup: Setup, below: int) -> Iterator[_Op]:
@@ -302,12 +398,10 @@ def _turns(node: fx.Node, times: int, setup: Setup, below: int) -> Iterator[_Op]
         yield _Op(node.name, "slicing", _NO_WORK, seconds, 0.0, seconds, "launch", 0.0, turns, below, "overhead")
 
 
-def _slice_copies(node: fx.Node, body: ir.Body, step: ir.Step) -> Iterator[tuple[str, Tensor]]:
-    """The operands' slices that are copied, with the names of their placeholders."""
+def _slice_copies(node: fx.Node, body: ir.Body, step: ir.Step) -> Iterator[fx.Node]:
+    """The placeholders of the operands' slices that are copied."""
     copied = copied_operands(node, body, step)
-    for i, placeholder in enumerate(body.graph.nodes):
-        if i in copied and placeholder.users:
-            yield placeholder.name, ir.val(placeholder)
+    return (inner for i, inner in enumerate(body.graph.nodes) if i in copied and inner.users)
 
 
 def _moves(puts: tuple[Put, ...], *, first: bool) -> dict[fx.Node, list[Put]]:

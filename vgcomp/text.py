@@ -106,6 +106,8 @@ def _arg(arg: Any) -> str:
 def _loop_lines(loop: ir.Loop, indent: str) -> Iterator[str]:
     note = f"  # {loop.note}" if loop.note else ""
     yield f"{indent}loop {loop.name!r}: {loop.n_slices} steps, {len(loop.bodies)} bodies{note}"
+    if loop.pipeline is not None:
+        yield f"{indent}pipeline: {_pipeline(loop.pipeline)}"
     for k, axis in enumerate(loop.operand_axes):
         if axis is not None:
             yield f"{indent}operand {k}: {_axis(axis)}"
@@ -114,8 +116,22 @@ def _loop_lines(loop: ir.Loop, indent: str) -> Iterator[str]:
     for i, step in enumerate(loop.steps):
         yield f"{indent}step {i}: body {step.body}, reads {_spans(step.reads)}, writes {_spans(step.writes)}"
     for i, body in enumerate(loop.bodies):
-        yield f"{indent}body {i}: {_body(body)}"
+        yield f"{indent}body {i}: {_body(body)}{_stages(loop, i)}"
         yield from graph_lines(body.graph, indent + "  ")
+
+
+def _pipeline(pipeline: ir.Pipeline) -> str:
+    stages = ", ".join(f"stage {s} on engine {engine}" for s, engine in enumerate(pipeline.engines))
+    return f"{pipeline.in_flight} slices in flight, {stages}"
+
+
+def _stages(loop: ir.Loop, index: int) -> str:
+    """Where the stages of a body begin, by the names of their first nodes."""
+    if loop.pipeline is None:
+        return ""
+    nodes = list(loop.bodies[index].graph.nodes)
+    firsts = ("the end" if nodes[cut].op == "output" else f"%{nodes[cut].name}" for cut in loop.pipeline.cuts[index])
+    return "".join(f", stage {s} from {first}" for s, first in enumerate(firsts, 1))
 
 
 def _axis(axis: ir.Axis) -> str:

@@ -11,11 +11,12 @@ from torch import Tensor, fx
 from vgcomp import ir
 from vgcomp.loops import Root, operands_of, output_nodes, storage_root
 from vgcomp.slice_bytes import first_overwrite
+from vgcomp.stages import pipeline_complaints
 
 
 def loop_complaints(node: fx.Node) -> Iterator[str]:
     """What is wrong with a loop node, most basic first; the later rules need the earlier to hold."""
-    for rule in (_operands, _indices, _reads, _writes, _coverage, _carries, _buffers):
+    for rule in (_operands, _indices, _reads, _writes, _coverage, _carries, _buffers, pipeline_complaints):
         found = False
         for complaint in rule(node):
             found = True

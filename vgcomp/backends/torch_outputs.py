@@ -42,27 +42,34 @@ class Outputs:
         self.direct = {put.node: put.index for put in puts if put.how == "direct"}
         self.copies = sum(put.how == "copy" for put in puts)
 
-    def instructions(self, slot_of: Mapping[fx.Node, int]) -> tuple[dict[int, list[Instruction]], list[Instruction]]:
-        """(those after each node, those at the end)."""
+    def instructions(
+        self, slot_of: Mapping[fx.Node, int]
+    ) -> tuple[dict[int, list[Instruction]], list[tuple[Put, Instruction]]]:
+        """(those after each node, those at the end with what they put out)."""
         after: dict[int, list[Instruction]] = {}
-        early: list[Instruction] = []
-        late: list[Instruction] = []
+        early: list[tuple[Put, Instruction]] = []
+        late: list[tuple[Put, Instruction]] = []
         extra = len(slot_of)
         for put in self._puts:
             slot = slot_of[put.node]
-            soon = early if put.node.op == "placeholder" else after.setdefault(slot, [])
+            soon: list[Instruction] = []
             if put.how == "keep":
-                late.append(_keep_carry(put.index, slot))
+                late.append((put, _keep_carry(put.index, slot)))
             elif put.how == "copy":
                 soon.append(_copy(slot, extra))
-                late.append(_keep_carry(put.index, extra))
+                late.append((put, _keep_carry(put.index, extra)))
                 extra += 1
             elif put.how == "merge":
                 soon.append(_merge(put, slot))
             elif put.how != "direct":
-                early += [] if put.owned else [_copy(slot, slot)]
+                early += [] if put.owned else [(put, _copy(slot, slot))]
                 write = _write(put.index, self._loop.results[put.index].axis, slot)
-                (late if put.how == "late" else soon).append(write)
+                late += [(put, write)] if put.how == "late" else []
+                soon += [write] if put.how == "write" else []
+            if put.node.op == "placeholder":
+                early += [(put, instruction) for instruction in soon]
+            else:
+                after.setdefault(slot, []).extend(soon)
         return after, early + late
 
 
@@ -101,5 +108,6 @@ def _copy(slot: int, to: int) -> Instruction:
 def _keep_carry(carry: int, slot: int) -> Instruction:
     def keep(frame: Frame) -> None:
         frame.carries[carry] = frame.env[slot]
+        frame.env[slot] = None
 
     return keep

@@ -14,10 +14,13 @@ from torch import Tensor, fx
 
 from vgcomp import ir
 from vgcomp.backends.torch_outputs import Frame, Instruction, Outputs
+from vgcomp.backends.torch_pipeline import PipelinedBody, StageCode, run_pipelined
 from vgcomp.errors import InternalError
 from vgcomp.inplace import call_into, write_to
 from vgcomp.loops import Put, operands_of, plan_outputs, weights_of
+from vgcomp.memory import loop_profile
 from vgcomp.slices import narrow, read_slice
+from vgcomp.stages import BodyStages, loop_stages
 
 aten = torch.ops.aten
 
@@ -97,14 +100,12 @@ def compile_graph(graph: fx.Graph) -> Code:
 
 def _of_node(node: fx.Node, slots: _Slots, after: Sequence[Instruction] = ()) -> list[Instruction]:
     """Runs a node, drops what it used last, does ``after`` with its value, drops that if nothing else needs it."""
-    own = slots.of[node]
-    dying = slots.dying(node)
-    return [
-        *_work(node, slots),
-        *_drop([slot for slot in dying if slot != own]),
-        *after,
-        *_drop([own] if own in dying else []),
-    ]
+    return [*_work(node, slots), *_then(slots.of[node], slots.dying(node), after)]
+
+
+def _then(own: int, dying: Sequence[int], after: Sequence[Instruction]) -> list[Instruction]:
+    """What comes after a node's work; ``dying``: slots to drop, perhaps its own."""
+    return [*_drop([slot for slot in dying if slot != own]), *after, *_drop([own] if own in dying else [])]
 
 
 def _work(node: fx.Node, slots: _Slots) -> list[Instruction]:
@@ -213,7 +214,7 @@ def _loop(node: fx.Node, slots: _Slots) -> Instruction:
     loop = ir.loop_of(node)
     operand_slots = [slots.of[operand] for operand in operands_of(node)]
     targets: list[tuple[int, Any]] = [(slots.of[user], user.args[1]) for user in node.users if ir.is_getitem(user)]
-    bodies = [_compile_body(loop, body, puts) for body, puts in zip(loop.bodies, plan_outputs(node), strict=True)]
+    run_steps = _one_by_one(node) if loop.pipeline is None else _in_flight(node)
     names = list(weights_of(loop))
 
     def run(frame: Frame) -> None:
@@ -223,13 +224,32 @@ def _loop(node: fx.Node, slots: _Slots) -> Instruction:
         for k, spec in enumerate(loop.results):
             if spec.axis is not None:
                 inner.results[k] = _allocate(spec, inner)
-        for step in loop.steps:
-            inner.step = step
-            bodies[step.body].run(inner)
+        run_steps(inner)
         for slot, k in targets:
             frame.env[slot] = inner.results[k]
 
     return run
+
+
+def _one_by_one(node: fx.Node) -> Instruction:
+    """Runs a loop's steps in order."""
+    loop = ir.loop_of(node)
+    bodies = [_compile_body(loop, body, puts) for body, puts in zip(loop.bodies, plan_outputs(node), strict=True)]
+
+    def run(frame: Frame) -> None:
+        for step in loop.steps:
+            frame.step = step
+            bodies[step.body].run(frame)
+
+    return run
+
+
+def _in_flight(node: fx.Node) -> Instruction:
+    """Runs a pipelined loop's steps."""
+    loop = ir.loop_of(node)
+    parts = zip(loop_stages(node), plan_outputs(node), loop_profile(node), strict=True)
+    bodies = [_compile_stages(loop, stages, puts, profile.at) for stages, puts, profile in parts]
+    return lambda frame: run_pipelined(loop, bodies, frame)
 
 
 def _allocate(spec: ir.Result, frame: Frame) -> Tensor:
@@ -268,8 +288,36 @@ def _compile_body(loop: ir.Loop, body: ir.Body, puts: Sequence[Put]) -> _BodyCod
             emit([_direct(node, put.direct[node], loop, slots), *_drop(slots.dying(node))])
         elif node.op not in ("placeholder", "output"):
             emit(_of_node(node, slots, after.get(i, [])))
-    emit(at_end)
+    emit([instruction for _, instruction in at_end])
     return code
+
+
+def _compile_stages(loop: ir.Loop, stages: BodyStages, puts: Sequence[Put], live: Sequence[int]) -> PipelinedBody:
+    """A body's instructions by stage; ``live``: bytes at each node, by which the other stages' turn is found."""
+    body, put = stages.body, Outputs(loop, puts)
+    slots = _Slots(body.graph, put.held)
+    reads = _reads(loop, body, [node for node in slots.nodes if node.op == "placeholder"], slots)
+    after, at_end = put.instructions(slots.of)
+    codes = [StageCode() for _ in range(stages.last + 1)]
+    for carry, node in stages.carries_in.items():
+        code = codes[stages.of(node)]
+        code.before += [_take_carry(carry, slots.of[node]), *_drop(slots.dying(node))]
+    for s, code in enumerate(codes):
+        turn = max(stages.span(s), key=live.__getitem__, default=-1)
+        for i in stages.span(s):
+            node = slots.nodes[i]
+            if node.op in ("placeholder", "output"):
+                continue
+            direct = [_direct(node, put.direct[node], loop, slots)] if node in put.direct else None
+            (code.before if i <= turn else code.after).extend([*reads.get(i, []), *(direct or _work(node, slots))])
+            dying = slots.dying(node)
+            late = [slot for slot in dying if stages.storage_stage(slots.nodes[slot]) < s]
+            code.crossing += late
+            then = _then(i, [slot for slot in dying if slot not in late], after.get(i, []))
+            (code.before if i < turn else code.after).extend(then)
+    for one, instruction in at_end:
+        codes[stages.of_put(one)].after.append(instruction)
+    return PipelinedBody(len(slots.nodes) + put.copies, codes)
 
 
 def _reads(

@@ -32,6 +32,7 @@ BUILTIN: dict[str, str] = {
     "canonicalize": "vgcomp.passes.canonicalize:Canonicalize",
     "schedule": "vgcomp.passes.schedule:Schedule",
     "slice-and-group": "vgcomp.passes.slice_and_group:SliceAndGroup",
+    "pipeline-slices": "vgcomp.passes.pipeline_slices:PipelineSlices",
     "assign-buffers": "vgcomp.passes.assign_buffers:AssignBuffers",
     "unroll-loops": "vgcomp.passes.unroll_loops:UnrollLoops",
     "fold-timestep": "vgcomp.passes.fold_timestep:FoldTimestep",

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vgcomp.elastic import Marks
 from vgcomp.errors import UsageError
+from vgcomp.program import Program
 
 _DTYPES = {
     "fp16": torch.float16,
@@ -94,6 +96,8 @@ class Network:
     trained: Callable[[str, nn.Module], None] | None = None
     #: Values of the inputs that say what to make, by name, for a seed; None: random numbers do.
     conditions: Callable[[int], dict[str, Tensor]] | None = None
+    #: Of a supernet: what its choices decide about the graph that was captured of it.
+    marks: Callable[[nn.Module, Program], Marks] | None = None
     #: The sampler that a denoiser was trained for, as ``vgcomp rehash --sampler`` knows it.
     sampler: str = "flow-euler"
 

@@ -40,6 +40,7 @@ from vgcomp.models.elastic_layers import (
     active_parameters,
     fixed,
 )
+from vgcomp.models.elastic_marks import supernet_marks
 from vgcomp.models.network import InputSpec, Network, Settings, small
 from vgcomp.quality.latent import CHANNELS, PATCH
 from vgcomp.quality.shapes import PROMPT
@@ -263,7 +264,8 @@ class Supernet(nn.Module):
         self.prompt = nn.Linear(config.context, size)
         self.conv_in = Conv2d(active, fixed(config.channels), (self._segment("down.0", 0),), 3)
         self.stages, self.downsample, self.upsample = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
-        segment, skips = self._segment("down.0", 0), []
+        segment = self._segment("down.0", 0)
+        skips: list[Segment] = []
         for stage, level, count in config.stages():
             if stage == "mid":
                 entry, after = None, segment
@@ -316,7 +318,8 @@ class Supernet(nn.Module):
         clips, frames = sample.shape[0], sample.shape[2]
         embedding = self._embedding(timestep, encoder_hidden_states).repeat_interleave(frames, 0)
         given = Condition(embedding, encoder_hidden_states.repeat_interleave(frames, 0), frames)
-        x, skips = self.conv_in(sample.transpose(1, 2).flatten(0, 1)), []
+        x = self.conv_in(sample.transpose(1, 2).flatten(0, 1))
+        skips: list[Tensor] = []
         for stage, layer in self.stages.items():
             if stage in self.downsample:
                 x = self.downsample[stage](x)
@@ -370,6 +373,7 @@ def _network(name: str, summary: str, defaults: Settings) -> Network:
         lambda s: Supernet(config, s.frames),
         inputs,
         multiple=config.patch << (len(config.widths) - 1),
+        marks=lambda module, program: supernet_marks(module, program, config.choices(), (RESOLUTION,)),
     )
 
 

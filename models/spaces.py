@@ -4,16 +4,18 @@
     program = build_candidate(space, space.sample(random.Random(0)))
 
 What a choice decides is said by its name: ``temporal.<place>`` is the kind of the one temporal layer at that place,
-``resolution`` height and width.
+``resolution`` height and width. Any other is a supernet's: the candidate is the subnet extracted from its graph.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vgcomp.elastic import extract, marks_of
 from vgcomp.errors import UsageError
 from vgcomp.models import build
 from vgcomp.models.snapgen import positions, temporal_layers
@@ -62,7 +64,24 @@ def build_candidate(space: Space, candidate: Candidate, **settings: Any) -> Prog
     of this space, and for a choice that its network does not have.
     """
     given = {"weights": "absent", **dict(space.settings), **settings}
-    return build(space.network, **_decided(space, space.named(candidate), given))
+    named = space.named(candidate)
+    decided = _decided(space, named, given)
+    inner = {name: option for name, option in named.items() if not name.startswith(_TEMPORAL) and name != RESOLUTION}
+    if not inner:
+        return build(space.network, **decided)
+    supernet = _supernet(space.network, tuple(sorted(decided.items())))
+    marks = marks_of(supernet)
+    if marks is None:
+        raise UsageError(
+            f"space {space.name!r}: {space.network} has nothing that the choice {next(iter(inner))!r} could decide"
+        )
+    return extract(supernet, marks, inner)
+
+
+@functools.lru_cache(maxsize=4)
+def _supernet(network: str, settings: tuple[tuple[str, Any], ...]) -> Program:
+    """Captured once for all of its candidates of a resolution."""
+    return build(network, **dict(settings))
 
 
 def _decided(space: Space, named: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,9 +92,6 @@ def _decided(space: Space, named: Mapping[str, Option], given: Mapping[str, Any]
         decided |= {"height": named[RESOLUTION], "width": named[RESOLUTION]}
     if kinds:
         decided["temporal"] = _temporal(space, kinds, str(given.get("temporal", "")))
-    other = next((name for name in named if not name.startswith(_TEMPORAL) and name != RESOLUTION), None)
-    if other is not None:
-        raise UsageError(f"space {space.name!r}: {space.network} has nothing that the choice {other!r} could decide")
     return decided
 
 

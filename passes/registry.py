@@ -29,6 +29,7 @@ ENTRY_POINT_GROUP = "vgcomp.passes"
 
 #: Name -> "module:Class". Imported on use: listing a pass must not load torch.
 BUILTIN: dict[str, str] = {
+    "extract-subnet": "vgcomp.passes.extract_subnet:ExtractSubnet",
     "canonicalize": "vgcomp.passes.canonicalize:Canonicalize",
     "schedule": "vgcomp.passes.schedule:Schedule",
     "slice-and-group": "vgcomp.passes.slice_and_group:SliceAndGroup",

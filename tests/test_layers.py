@@ -21,6 +21,7 @@ LAYERS = (
     (
         "axes",
         "capture",
+        "elastic",
         "legalize",
         "lower_bound",
         "memory",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy as _copy
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +41,8 @@ class PassRecord:
 class Program:
     """A network with static shapes. Immutable by convention: a pass works on ``copy()``.
 
-    ``weights`` maps the target of each ``get_attr`` node to its Weight, in the nodes' order.
+    ``weights`` maps the target of each ``get_attr`` node to its Weight, in the nodes' order. ``notes``: text by key
+    that goes with it, such as a supernet's marks.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Program:
     source: Source
     history: tuple[PassRecord, ...] = ()
     fake_mode: FakeTensorMode = field(default_factory=infer.shared_fake_mode, repr=False, compare=False)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def inputs(self) -> list[fx.Node]:

@@ -21,7 +21,7 @@ from vgcomp import infer, ir
 from vgcomp.errors import InternalError, ModelError
 from vgcomp.files import staged_directory
 from vgcomp.program import PassRecord, Program, Source
-from vgcomp.weights import Absent, ConvertedData, FileData, SafetensorsData, TensorData, Weight
+from vgcomp.weights import Absent, ConvertedData, FileData, PickedData, SafetensorsData, TensorData, Weight
 
 SCHEMA = "vgcomp.program/1"
 PROGRAM_FILE = "program.json"
@@ -76,6 +76,7 @@ def _program_text(program: Program, directory: Path, stored: set[str]) -> str:
         "name": program.name,
         "source": asdict(program.source),
         "history": [asdict(record) for record in program.history],
+        "notes": dict(program.notes),
         "outputs": list(program.output_names),
     }
     weights = [_weight_data(weight, directory, weight.name in stored) for weight in program.weights.values()]
@@ -98,6 +99,7 @@ def _program(data: Mapping[str, Any], directory: Path) -> Program:
         tuple(data["outputs"]),
         Source(**source),
         tuple(PassRecord(**record) for record in data["history"]),
+        notes={str(key): str(text) for key, text in data.get("notes", {}).items()},
     )
 
 
@@ -107,7 +109,7 @@ def _program(data: Mapping[str, Any], directory: Path) -> Program:
 def _stored(weights: Mapping[str, Weight], directory: Path) -> dict[str, Tensor]:
     """Tensors for the weights file: those in memory, and those in the file that it replaces."""
     replaced = directory / WEIGHTS_FILE
-    made = (TensorData, ConvertedData)
+    made = (TensorData, ConvertedData, PickedData)
     in_memory = any(isinstance(weight.data, made) for weight in weights.values())
     return {
         name: weight.load()

@@ -51,12 +51,24 @@ class ConvertedData:
     source: Weight
 
 
+#: Elements of an axis, as half-open runs in order.
+Spans = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class PickedData:
+    """Elements of another weight, cut out when they are loaded: for each axis the runs kept, None for all."""
+
+    source: Weight
+    spans: tuple[Spans | None, ...]
+
+
 @dataclass(frozen=True)
 class Absent:
     """No data: shapes suffice to analyse and rewrite a network, not to run it."""
 
 
-WeightData = TensorData | FileData | SafetensorsData | ConvertedData | Absent
+WeightData = TensorData | FileData | SafetensorsData | ConvertedData | PickedData | Absent
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,8 @@ class Weight:
             return self._from_safetensors(self.data)
         if isinstance(self.data, ConvertedData):
             return self.data.source.load().to(self.dtype)
+        if isinstance(self.data, PickedData):
+            return _picked(self.data)
         raise ModelError(
             f"weight {self.name!r} has no data: the network was built without weights; build it with random "
             "weights, or give the file that holds them"
@@ -108,6 +122,12 @@ class Weight:
     def converted(self, dtype: torch.dtype) -> Weight:
         """The same weight in another dtype; converted when it is loaded."""
         return replace(self, dtype=dtype, data=ConvertedData(self) if self.present else Absent())
+
+    def picked(self, spans: Sequence[Spans | None]) -> Weight:
+        """The same weight with these elements of each axis only; None keeps an axis whole."""
+        sizes = zip(self.shape, spans, strict=True)
+        shape = tuple(size if runs is None else sum(end - start for start, end in runs) for size, runs in sizes)
+        return replace(self, shape=shape, data=PickedData(self, tuple(spans)) if self.present else Absent())
 
     def _from_file(self, data: FileData) -> Tensor:
         if data.length != self.nbytes:
@@ -134,6 +154,14 @@ class Weight:
                 f"not {self.dtype} {self.shape}"
             )
         return tensor
+
+
+def _picked(data: PickedData) -> Tensor:
+    tensor = data.source.load()
+    for axis, runs in enumerate(data.spans):
+        parts = [tensor.narrow(axis, start, end - start) for start, end in runs or ()]
+        tensor = torch.cat(parts, axis) if len(parts) > 1 else (parts or [tensor])[0]
+    return row_major(tensor)
 
 
 def _check_size(owner: str, path: Path, needed: int) -> None:

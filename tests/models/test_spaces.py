@@ -39,7 +39,6 @@ def test_a_candidate_has_the_layers_that_it_names():
     program = build_candidate(SNAPGEN, candidate)
     assert dict(program.source.fields)["temporal"] == "+".join(map(str, candidate))
     assert not program.weights["conv_in.weight"].present
-    assert program.text() == models.build("snapgen-v-small", temporal="+".join(map(str, candidate))).text()
 
 
 def test_places_that_are_not_open_have_the_space_s_layers():
@@ -61,3 +60,15 @@ def test_a_choice_that_the_network_does_not_have_is_refused(choice, message):
     space = Space("odd", "snapgen-v-small", (Choice(choice, ("none",)),))
     with pytest.raises(UsageError, match=message):
         build_candidate(space, ("none",))
+
+
+def test_a_supernet_s_candidate_is_extracted_at_its_resolution():
+    space = SPACES["sned-latent-small"]
+    candidate = space.sample(random.Random(2))
+    named = space.named(candidate)
+    program = build_candidate(space, candidate, frames=2)
+    network, _ = models.build_module("sned-latent-small", frames=2)
+    network.choose(named)
+    assert program.parameters() == network.active_parameters() < sum(p.numel() for p in network.parameters())
+    assert program.inputs[0].meta["val"].shape[-1] == int(named["resolution"]) // 4
+    assert not program.weights["conv_in.weight"].present

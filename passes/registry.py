@@ -42,6 +42,7 @@ BUILTIN: dict[str, str] = {
     "slice-and-unroll": "vgcomp.passes.slice_and_unroll:SliceAndUnroll",
     "partition": "vgcomp.passes.partition:Partition",
     "substitute-temporal": "vgcomp.passes.substitute_temporal:SubstituteTemporal",
+    "decouple-vae": "vgcomp.passes.decouple_vae:DecoupleVae",
     "rehash-steps": "vgcomp.passes.rehash_steps:RehashSteps",
 }
 

@@ -1,10 +1,11 @@
-"""Step rehash on the two trained networks: quality, FLOPs and time of each way to choose the full steps.
+"""Step rehash on the two trained networks: what each way to choose the full steps does to clips.
 
-    python -m tests.benchmarks.quality.rehash -o tests/benchmarks/results/2026-11-21-rehash
+    python -m tests.benchmarks.quality.rehash quality-unet -o FILE.json
+    python -m tests.benchmarks.quality.timing FILE.json      # then, on a machine that does nothing else
+    python -m tests.benchmarks.quality.report FILE.json [MORE.json] -o tests/benchmarks/results/NAME
 
-Writes FILE.json, FILE.md and FILE.html (a plot). Schedules are calibrated on some seeds and judged on others. Clips are
-compared with those of the full schedule, as pixels. Times are processor seconds of one thread, which other work on the
-machine does not stretch; predictions are of the cost models for ``cpu-1``.
+Schedules are calibrated on some seeds and judged on others. Clips are compared with those of the full schedule, as
+pixels. Predicted times are of the cost models for ``cpu-1``.
 """
 
 from __future__ import annotations
@@ -12,14 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tests.benchmarks.quality.report import write_reports
 from vgcomp.backends.torch_module import TorchModule
 from vgcomp.cost_models import named_model
 from vgcomp.models import build
@@ -34,20 +33,30 @@ from vgcomp.rehash.jobs import denoising_of, seeded_job
 from vgcomp.rehash.options import Option, finalists, options, seconds
 from vgcomp.rehash.runner import Denoising, Job, Steps, run_schedule
 from vgcomp.rehash.sampler import FlowEuler
-from vgcomp.rehash.schedule import Schedule, text
+from vgcomp.rehash.schedule import text
+from vgcomp.simulate import simulate
 from vgcomp.step_cuts.reach import read_inputs
 from vgcomp.targets import load_target
 
 STEPS = 25
-FULL, OTHERS = (13, 8), (5, 10, 16, 19)
+#: Of the noise levels: more of the steps near noise.
+SHIFT = 3.0
+FULL, OTHERS = (13, 8), (5, 10, 18)
+#: Ways that cuts which are not chosen are judged by.
+TRIED = ("least-error", "uniform")
 #: Seeds of calibration and of evaluation: never the same.
 CALIBRATED, JUDGED = 0, 1000
 TARGET = load_target("cpu-1")
+#: Of the random network that the Fréchet distance is taken on: means and deviations of 4 channels.
+FEATURES = 8
 
 
 @dataclass(frozen=True)
 class Row:
-    """One schedule on one cut, means over the clips judged. Seconds are of all steps of a clip, one thread."""
+    """One schedule on one cut. ``psnrs``: of each clip judged, dB; SSIM and flicker are their means.
+
+    Seconds are predicted, of all steps of a clip.
+    """
 
     network: str
     cut: str
@@ -58,57 +67,52 @@ class Row:
     fewer_flops: float
     cache_bytes: int
     predicted_psnr: float
-    psnr: float
-    worst_psnr: float
+    psnrs: list[float]
     ssim: float
     flicker: float
     predicted_s: float
     analytic_s: float
-    measured_s: float
     #: None for fewer clips than it takes.
     frechet: float | None
-    clips: int
     reads: str
 
 
 @dataclass(frozen=True)
 class Judge:
-    """The clips of the full schedule, and what they took."""
+    """The clips of the full schedule."""
 
     program: Program
     denoising: Denoising
     jobs: list[Job]
     clips: list[Tensor]
-    seconds: float
 
 
 def judge_of(program: Program, denoising: Denoising, count: int) -> Judge:
     """Makes the clips that others are compared with."""
     module, jobs = TorchModule(program), [seeded_job(program, denoising, JUDGED + i) for i in range(count)]
     steps = Steps(module, module, program.input_names)
-    made = [timed_clip(steps, (True,) * STEPS, denoising, job) for job in jobs]
-    return Judge(program, denoising, jobs, [clip for clip, _ in made], statistics.median(took for _, took in made))
+    clips = [decode(run_schedule(steps, (True,) * STEPS, denoising, job).latent) for job in jobs]
+    return Judge(program, denoising, jobs, clips)
 
 
-def timed_clip(steps: Steps, schedule: Schedule, denoising: Denoising, job: Job) -> tuple[Tensor, float]:
-    """A clip's pixels, and the processor seconds of its steps."""
-    begin = time.thread_time()
-    latent = run_schedule(steps, schedule, denoising, job).latent
-    return decode(latent), time.thread_time() - begin
+class Entry:
+    """A cut made ready: its programs as modules, and what the cost models predict of them."""
+
+    def __init__(self, option: Option, program: Program) -> None:
+        self.option = option
+        self.steps = Steps(TorchModule(option.full), TorchModule(option.reuse), program.input_names)
+        self.measured, self.analytic = (
+            seconds(option, TARGET, named_model(name, TARGET)) for name in ("measured", "analytic")
+        )
 
 
-def judged(judge: Judge, option: Option, found: Calibration, rule: str, full: int, count: int) -> Row:
-    """One schedule's row."""
-    schedule = SCHEDULES[rule](found, full)
-    steps = Steps(TorchModule(option.full), TorchModule(option.reuse), judge.program.input_names)
-    made = [timed_clip(steps, schedule, judge.denoising, job) for job in judge.jobs[:count]]
-    clips, wanted = [clip for clip, _ in made], judge.clips[:count]
-    ratios = [psnr(a, b) for a, b in zip(clips, wanted, strict=True)]
-    measured, analytic = (
-        Choice(option, schedule, 0.0, seconds(option, TARGET, named_model(name, TARGET)))
-        for name in ("measured", "analytic")
-    )
-    return Row(
+def judged(judge: Judge, entry: Entry, found: Calibration, rule: str, full: int, count: int) -> Row:
+    """One schedule's row, on the first ``count`` clips."""
+    schedule, option = SCHEDULES[rule](found, full), entry.option
+    clips = [decode(run_schedule(entry.steps, schedule, judge.denoising, job).latent) for job in judge.jobs[:count]]
+    wanted = judge.clips[:count]
+    measured, analytic = (Choice(option, schedule, 0.0, took) for took in (entry.measured, entry.analytic))
+    row = Row(
         network=judge.program.name,
         cut=str(option.candidate.cut),
         rule=rule,
@@ -118,21 +122,17 @@ def judged(judge: Judge, option: Option, found: Calibration, rule: str, full: in
         fewer_flops=measured.flops_ratio,
         cache_bytes=option.candidate.nbytes,
         predicted_psnr=found.psnr(schedule),
-        psnr=statistics.mean(ratios),
-        worst_psnr=min(ratios),
+        psnrs=[psnr(a, b) for a, b in zip(clips, wanted, strict=True)],
         ssim=statistics.mean(ssim(a, b) for a, b in zip(clips, wanted, strict=True)),
         flicker=statistics.mean(map(flicker, clips)),
         predicted_s=measured.latency_s,
         analytic_s=analytic.latency_s,
-        measured_s=statistics.median(took for _, took in made),
         frechet=distance(clips) if count > FEATURES else None,
-        clips=count,
         reads=", ".join(sorted(read_inputs(option.reuse) & {"sample", "timestep"})),
     )
-
-
-#: Of the random network that the Fréchet distance is taken on: means and deviations of 4 channels.
-FEATURES = 8
+    what = f"{row.network} {row.cut} {rule} {row.full} full: x{row.fewer_flops:.2f}"
+    print(f"{what}, {row.predicted_psnr:.1f} dB predicted, {statistics.mean(row.psnrs):.2f} dB", flush=True)
+    return row
 
 
 def distance(clips: list[Tensor]) -> float:
@@ -150,57 +150,45 @@ class Sizes:
     many: int
 
 
-def run(name: str, sizes: Sizes, shift: float) -> tuple[list[Row], dict[str, object]]:
+def run(name: str, sizes: Sizes) -> tuple[list[Row], dict[str, object]]:
     """All rows of one network: the cuts at two numbers of full steps, and the chosen one at many."""
     program = build(name)
-    denoising = denoising_of(program, FlowEuler(STEPS, shift, "clean"), "sample", "timestep")
+    denoising = denoising_of(program, FlowEuler(STEPS, SHIFT, "clean"), "sample", "timestep")
     judge = judge_of(program, denoising, sizes.many)
     jobs = [seeded_job(program, denoising, CALIBRATED + i) for i in range(max(sizes.tried, sizes.chosen_on))]
-    rows, choices = [], []
+    tried: list[Row] = []
+    entries: list[Entry] = []
+    choices: list[Choice] = []
     for option in finalists(options(program, denoising, jobs[:1]), TARGET, None):
+        entry = Entry(option, program)
         found = calibrate(option.program, option.candidate.cut, denoising, jobs[: sizes.tried])
-        rows += [judged(judge, option, found, rule, full, sizes.few) for full in FULL for rule in SCHEDULES]
-        for row in rows[-len(FULL) * len(SCHEDULES) :]:
-            _say(row)
-        took, schedule = (
-            seconds(option, TARGET, named_model("measured", TARGET)),
-            SCHEDULES["least-error"](found, FULL[0]),
-        )
-        choices.append(Choice(option, schedule, found.psnr(schedule), took))
+        tried += [judged(judge, entry, found, rule, full, sizes.few) for full in FULL for rule in TRIED]
+        schedule = SCHEDULES["least-error"](found, FULL[0])
+        entries.append(entry)
+        choices.append(Choice(option, schedule, found.psnr(schedule), entry.measured))
     chosen = best(choices, LEAST_PSNR).option
-    found = calibrate(chosen.program, chosen.candidate.cut, denoising, jobs)
-    ours = []
-    for full in sorted({*FULL, *OTHERS}):
-        ours += [judged(judge, chosen, found, rule, full, sizes.many) for rule in SCHEDULES]
-        for row in ours[-len(SCHEDULES) :]:
-            _say(row)
-    about: dict[str, object] = {"chosen": str(chosen.candidate.cut), "full_s": judge.seconds, "shift": shift}
-    about |= {"full_flicker": flicker(torch.cat(judge.clips)), "full_frechet": distance(judge.clips), **asdict(sizes)}
-    return [*ours, *(row for row in rows if row.cut != about["chosen"])], about
-
-
-def _say(row: Row) -> None:
-    what = f"{row.network} {row.cut} {row.rule} {row.full} full: x{row.fewer_flops:.2f}"
-    print(f"{what}, {row.predicted_psnr:.1f} dB predicted, {row.psnr:.2f} dB", flush=True)
+    entry = next(entry for entry in entries if entry.option is chosen)
+    cut = entry.option.candidate.cut
+    found = calibrate(entry.option.program, cut, denoising, jobs)
+    counts = sorted({*FULL, *OTHERS})
+    rows = [judged(judge, entry, found, rule, full, sizes.many) for full in counts for rule in SCHEDULES]
+    about: dict[str, object] = {"chosen": str(cut), "shift": SHIFT, **asdict(sizes)}
+    about |= {"full_flicker": flicker(torch.cat(judge.clips)), "full_frechet": distance(judge.clips)}
+    about["full_predicted_s"] = STEPS * simulate(program, TARGET, named_model("measured", TARGET)).latency_s
+    return [*rows, *(row for row in tried if row.cut != about["chosen"])], about
 
 
 def main() -> None:
-    """Runs the networks named, or both, and writes the reports."""
+    """Runs one network and writes what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=["quality-unet", "quality-transformer"])
-    parser.add_argument("--sizes", type=int, nargs=4, default=[2, 4, 6, 9], help="clips: see Sizes")
-    parser.add_argument("--shift", type=float, default=3.0, help="of the noise levels")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="files without their ending")
+    parser.add_argument("name", choices=["quality-unet", "quality-transformer"])
+    parser.add_argument("--sizes", type=int, nargs=4, default=[3, 6, 24, 32], help="clips: see Sizes")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="a .json file")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[Row] = []
-    about: dict[str, dict[str, object]] = {}
-    for name in given.names:
-        found, about[name] = run(name, Sizes(*given.sizes), given.shift)
-        rows += found
-        raw = {"about": about, "rows": [asdict(row) for row in rows]}
-        given.out.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
-    write_reports(raw, given.out)
+    rows, about = run(given.name, Sizes(*given.sizes))
+    raw = {"about": {given.name: about}, "rows": [asdict(row) for row in rows]}
+    given.out.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

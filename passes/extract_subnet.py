@@ -89,7 +89,7 @@ def _from_json(path: str) -> Mapping[str, Option]:
     try:
         raw = json.loads(_read(path))
     except ValueError as error:
-        raise UsageError(f"{path} is not JSON: {error}") from error
+        raise UsageError(f"{path} is no JSON: {error}") from error
     if not isinstance(raw, dict) or any(isinstance(o, bool) or not isinstance(o, int | str) for o in raw.values()):
         raise UsageError(f"{path} is no choice: write an object of options by name, such as {{'width.0': 48}}")
     return raw

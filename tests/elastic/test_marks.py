@@ -24,6 +24,9 @@ def test_other_text_is_refused(text):
 
 def test_marks_under_other_names():
     _, marks = network(["residual"], 12, 8)
-    renamed = marks.renamed({"w1": "a", marks.blocks[0].output: "b"})
-    assert [mark.of for mark in renamed.axes] == ["a"]
-    assert renamed.blocks == (), "its input has no other name"
+    names = {name: f"{name}.new" for name in ("w1", "w5", marks.blocks[0].output, marks.blocks[0].input)}
+    renamed = marks.renamed(names)
+    assert [mark.of for mark in renamed.axes] == ["w1.new", "w5.new"]
+    assert renamed.blocks[0].output == f"{marks.blocks[0].output}.new"
+    with pytest.raises(UsageError, match="'w5' is marked but"):
+        marks.renamed({"w1": "a"})

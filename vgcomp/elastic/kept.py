@@ -52,7 +52,7 @@ def split(whole: Kept, sizes: Sequence[int]) -> list[Kept] | None:
         return [None] * len(sizes)
     grid = whole.reshape(tuple(sizes))
     axes = range(len(sizes))
-    parts = [normal(grid.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
+    parts = [normal(np.atleast_1d(grid.any(axis=tuple(a for a in axes if a != axis)))) for axis in axes]
     return parts if same(merged(parts, sizes), whole) else None
 
 

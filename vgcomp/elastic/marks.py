@@ -99,10 +99,13 @@ class Marks:
             raise UsageError(f"not a supernet's marks: {error!r}; `Marks.to_json` writes them") from error
 
     def renamed(self, names: Mapping[str, str]) -> Marks:
-        """The marks of the same network under other names; marks on what has no other name are left out."""
-        axes = (replace(m, of=names[m.of]) for m in self.axes if m.of in names)
-        known = (m for m in self.blocks if m.output in names and m.input in names)
-        blocks = (replace(m, output=names[m.output], input=names[m.input]) for m in known)
+        """The marks of the same network under other names. Raises UsageError for a mark on what has no other name."""
+        marked = [mark.of for mark in self.axes] + [name for m in self.blocks for name in (m.output, m.input)]
+        lost = next((name for name in marked if name not in names), None)
+        if lost is not None:
+            raise UsageError(f"{lost!r} is marked but is no weight or value of its own here: mark another of its width")
+        axes = (replace(m, of=names[m.of]) for m in self.axes)
+        blocks = (replace(m, output=names[m.output], input=names[m.input]) for m in self.blocks)
         return Marks(tuple(axes), tuple(blocks), self.elsewhere)
 
 

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from torch import fx
 
 from vgcomp import infer
+from vgcomp.elastic.marks import NOTE, Marks
 from vgcomp.errors import ModelError, VgcompError
 from vgcomp.onnx_import import dims as dynamic_dims
 from vgcomp.onnx_import.builder import Builder, plain_name
@@ -145,7 +146,20 @@ class _Importer:
         self._plain_weight_names(graph)
         source = Source("onnx", self.file.path.stem, str(self.file.path), self.file.opset)
         names = tuple(str(v.name) for v in self.file.graph.outputs)
-        return Program(self.file.path.stem, graph, self.b.base.weights, names, source)
+        return Program(self.file.path.stem, graph, self.b.base.weights, names, source, notes=self._notes(graph))
+
+    def _notes(self, graph: fx.Graph) -> dict[str, str]:
+        """A supernet's marks, which the file has under its own names."""
+        text = self.file.model.metadata_props.get(NOTE)
+        if text is None:
+            return {}
+        kept = set(graph.nodes)
+        lives = {str(v.name): found.node for v, found in self.values.items() if isinstance(found, Live)}
+        renamed = {name: node.name for name, node in lives.items() if node in kept}
+        for node, parameter in self.b.parameters.items():
+            if node in kept and parameter.shape == parameter.stored.shape:
+                renamed[parameter.stored.name] = str(node.target)
+        return {NOTE: Marks.from_json(text).renamed(renamed).to_json()}
 
     def _plain_weight_names(self, graph: fx.Graph) -> None:
         """An initializer seen under one shape only goes by its own name, whatever that shape is."""

@@ -17,6 +17,7 @@ from vgcomp import ir
 from vgcomp.backends.onnx_export.graph import GraphEmitter
 from vgcomp.backends.onnx_export.initializers import Initializers, place
 from vgcomp.backends.onnx_export.scope import FUNCTION_DOMAIN, ModelParts, Names, Scope, Value
+from vgcomp.elastic.marks import NOTE, marks_of
 from vgcomp.errors import UsageError
 from vgcomp.files import staged_file
 from vgcomp.program import Program
@@ -75,7 +76,10 @@ def export_onnx(
 
 
 def build_model(program: Program, *, opset: int = 18, unroll: bool = False) -> tuple[onnx.ModelProto, list[Weight]]:
-    """``program`` as a ModelProto that lacks its weights, and the weights to add as initializers."""
+    """``program`` as a ModelProto that lacks its weights, and the weights to add as initializers.
+
+    A supernet's marks go into its metadata, under the names that the file has.
+    """
     names = Names()
     inputs = [Value.like(str(node.target), ir.val(node)) for node in program.inputs]
     for value in inputs:
@@ -99,7 +103,12 @@ def build_model(program: Program, *, opset: int = 18, unroll: bool = False) -> t
     outputs = [_output(scope, value, name) for value, name in zip(results, output_names, strict=True)]
     graph = scope.graph(program.name, inputs, outputs)
     graph.value_info.extend(_infos(labels, scope, {*output_names}))
-    return _model(graph, parts), list(used.values())
+    model = _model(graph, parts)
+    marks = marks_of(program)
+    if marks is not None:
+        renamed = marks.renamed({node.name: label for node, label in labels.items()} | weight_names)
+        model.metadata_props.add(key=NOTE, value=renamed.to_json())
+    return model, list(used.values())
 
 
 def _labelled(graph: fx.Graph) -> list[fx.Node]:

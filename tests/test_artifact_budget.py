@@ -24,6 +24,11 @@ def wasteful(program: Program) -> int:
     return peak_activation_bytes(program) * 11 // 10
 
 
+def thrifty(program: Program) -> int:
+    """An arena of less than the torch runtime takes."""
+    return peak_activation_bytes(program) * 9 // 10
+
+
 def test_what_packing_loses_is_planned_for(decoder: Program) -> None:
     budget = decoder.weight_bytes() + peak_activation_bytes(decoder) * 6 // 10
     plain = optimize_within(decoder, target="cpu", memory=budget, planned=peak_activation_bytes)
@@ -39,3 +44,10 @@ def test_the_smallest_named_is_one_that_fits(decoder: Program) -> None:
     smallest = caught.value.smallest_bytes
     result = optimize_within(decoder, target="cpu", memory=smallest, planned=wasteful)
     assert result.program.weight_bytes() + wasteful(result.program) <= smallest
+
+
+def test_an_artifact_that_needs_less_than_torch_may_have_less(decoder: Program) -> None:
+    with pytest.raises(Infeasible) as caught:
+        optimize_within(decoder, target="cpu", memory="64KB", planned=thrifty)
+    result = optimize_within(decoder, target="cpu", memory=caught.value.smallest_bytes, planned=thrifty)
+    assert result.program.weight_bytes() + thrifty(result.program) == caught.value.smallest_bytes

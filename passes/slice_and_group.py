@@ -112,7 +112,8 @@ def _held(slicer: Slicer, solve: Solve, memory: int, upwards: bool) -> Solution 
             low, room = room, (room + high) // 2
             continue
         excess = device_memory(solution.program, slicer.target).total_bytes - memory
-        scaled = min(room, solution.peak) * available // (available + excess)
+        # A plan may take nothing beyond what weights leave unused of their segments.
+        scaled = min(room, solution.peak) * available // max(available + excess, 1)
         if excess > 0:
             high, room = room, max(scaled, (low + room) // 2 if scaled <= low else 0)
             continue

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -45,7 +46,8 @@ class Code:
 
 
 def _device(inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> torch.device:
-    return next((tensor.device for tensor in (*inputs, *weights.values())), torch.device("cpu"))
+    # One at a time: to look a weight up may copy it.
+    return next((tensor.device for tensor in chain(inputs, weights.values())), torch.device("cpu"))
 
 
 @dataclass(slots=True)

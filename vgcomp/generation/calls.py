@@ -79,7 +79,7 @@ def read_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         raise Refused("it was called without a tensor")
     fixed = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     for leaf in fixed:
-        if not isinstance(leaf, _FIXED):
+        if type(leaf) not in _FIXED:
             raise Refused(f"an argument is a {type(leaf).__name__}, which is neither a tensor nor a plain value")
     tensors = tuple(leaves[i] for i in places)
     kinds = tuple((tuple(t.shape), t.dtype) for t in tensors)
@@ -137,7 +137,7 @@ class _Outcome:
         """Raises Refused where the call did more than compute tensors from tensors."""
         if self.changed:
             raise Refused("it changes the containers that it is given")
-        other = next((leaf for leaf in self.leaves if not isinstance(leaf, _FIXED)), None)
+        other = next((leaf for leaf in self.leaves if type(leaf) not in _FIXED), None)
         if other is not None:
             raise Refused(f"it returns a {type(other).__name__}, which is neither a tensor nor a plain value")
 

@@ -5,7 +5,8 @@ during all others': what is to be decided is a set of stages, few enough to try 
 stage has its own room and is planned alone. To plan costs seconds and a copy saves milliseconds, so
 
 * sets are tried by what their copies cost, until what is left could not gain more than ``WORTH``;
-* the first set is the empty one: rooms are largest there, so that no stage is ever faster.
+* the first set is the empty one: rooms are largest there, and its answers bound all others' (slices may be a little
+  faster than none; that is not counted on).
 """
 
 from __future__ import annotations

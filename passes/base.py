@@ -64,6 +64,8 @@ class PassResult:
     explanations: tuple[Explanation, ...] = ()
     #: The program has other inputs or outputs than the one given, as the pass' purpose is.
     new_interface: bool = False
+    #: It is another network by purpose: what later passes make of it is checked against it, not against what came in.
+    new_network: bool = False
 
 
 @runtime_checkable

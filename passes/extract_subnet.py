@@ -66,7 +66,7 @@ class ExtractSubnet:
             "parameters": subnet.parameters(),
             "of_parameters": program.parameters(),
         }
-        return PassResult(subnet, True, stats)
+        return PassResult(subnet, True, stats, new_network=True)
 
     def _unchanged(self, program: Program, reason: str) -> PassResult:
         return PassResult(program, False, {}, (Explanation(program.name, self.name, reason),))

@@ -16,11 +16,17 @@ from vgcomp.verify import verify
 
 @dataclass(frozen=True)
 class PipelineResult:
-    """``records``: one a pass of this run, which the program's history holds too."""
+    """``records``: one a pass of this run, which the program's history holds too.
+
+    ``reference``: what the program must compute, which the first ``prepared`` passes left: the network given, or the
+    one that a pass made of it on purpose.
+    """
 
     program: Program
     records: tuple[PassRecord, ...]
     explanations: tuple[Explanation, ...]
+    reference: Program
+    prepared: int = 0
 
     @property
     def changed(self) -> bool:
@@ -38,14 +44,17 @@ def run_pipeline(program: Program, passes: str | Sequence[str | Pass], context: 
     verify(program)
     records: list[PassRecord] = []
     explanations: list[Explanation] = []
+    reference, prepared = program, 0
     for i, item in enumerate(pipeline):
         context.progress(item.name, i / len(pipeline))
         result, record = run_pass(item, program, _scaled(context, i, len(pipeline)))
         program = result.program.recorded(record)
         records.append(record)
         explanations.extend(result.explanations)
+        if result.new_network:
+            reference, prepared = program, i + 1
     context.progress("done", 1.0)
-    return PipelineResult(program, tuple(records), tuple(explanations))
+    return PipelineResult(program, tuple(records), tuple(explanations), reference, prepared)
 
 
 def run_pass(item: Pass, program: Program, context: PassContext) -> tuple[PassResult, PassRecord]:

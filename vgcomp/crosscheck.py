@@ -28,13 +28,17 @@ MEMORY_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check needs: both programs, and how to repeat the optimization on another program."""
+    """What a check needs: both programs, and how to repeat the optimization on another size of the network.
+
+    ``prepare``: what was done to the network to make the reference of it.
+    """
 
     reference: Program
     candidate: Program
     equivalence: Equivalence
     #: (another size of the same network, activation budget) -> that program, optimized alike.
     repeat: Callable[[Program, int], Program]
+    prepare: Callable[[Program], Program] = lambda network: network
 
 
 def crosscheck(what: Checked, *, seed: int = 0) -> CheckReport:
@@ -42,7 +46,7 @@ def crosscheck(what: Checked, *, seed: int = 0) -> CheckReport:
     limit = int(psutil.virtual_memory().available * MEMORY_SHARE)
     if _bytes(what.reference) <= limit and operation_flops(what.reference) <= MOST_FLOPS:
         return _judged(check(what.reference, what.candidate, seed=seed, memory_limit=limit), "full", what)
-    reduced = next((p for p in _reductions(what.reference) if _small_enough(p, limit)), None)
+    reduced = next((p for p in map(what.prepare, _reductions(what.reference)) if _small_enough(p, limit)), None)
     if reduced is None:
         return CheckReport(status="skipped", shape="too large for this machine, and its shapes cannot be reduced")
     share = peak_activation_bytes(what.candidate) / peak_activation_bytes(what.reference)

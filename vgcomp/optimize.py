@@ -98,7 +98,7 @@ def optimize(
     after = simulate(done.program, device, model)
     needs = device_memory(done.program, device)
     _hold_budget(program, after, needs, budget)
-    checked = _checked(program, done, pipeline, context, seed) if check else CheckReport()
+    checked = _checked(done, pipeline, context, seed) if check else CheckReport()
     report = Report(
         model=program.name,
         target=device.name,
@@ -130,22 +130,25 @@ def _front(done: PipelineResult, context: PassContext) -> list[tuple[Solution, D
     return front
 
 
-def _checked(
-    program: Program, done: PipelineResult, pipeline: Sequence[Pass], context: PassContext, seed: int
-) -> CheckReport:
-    """The optimized program's outputs against the unmodified one's."""
+def _checked(done: PipelineResult, pipeline: Sequence[Pass], context: PassContext, seed: int) -> CheckReport:
+    """The optimized program's outputs against the unmodified one's, or its subnet's where one was extracted."""
+    first, later = pipeline[: done.prepared], pipeline[done.prepared :]
+
+    def prepare(network: Program) -> Program:
+        return run_pipeline(network, first, replace(context, progress=no_progress)).program
 
     def repeat(other: Program, activation_bytes: int) -> Program:
         budget = other.weight_bytes() + activation_bytes + fixed_bytes(context.target)
         try:
-            return run_pipeline(other, pipeline, replace(context, memory=budget, progress=no_progress)).program
+            return run_pipeline(other, later, replace(context, memory=budget, progress=no_progress)).program
         except Infeasible as error:
             smallest = replace(context, memory=error.smallest_bytes, progress=no_progress)
-            return run_pipeline(other, pipeline, smallest).program
+            return run_pipeline(other, later, smallest).program
 
     rank = {"exact": 0, "reassociated": 1, "approximate": 2}
-    worst = max((r.equivalence for r in done.records if r.changed), key=rank.__getitem__, default="exact")
-    return crosscheck(Checked(program, done.program, worst, repeat), seed=seed)  # type: ignore[arg-type]
+    changed = (r.equivalence for r in done.records[done.prepared :] if r.changed)
+    worst = max(changed, key=rank.__getitem__, default="exact")
+    return crosscheck(Checked(done.reference, done.program, worst, repeat, prepare), seed=seed)  # type: ignore[arg-type]
 
 
 def _pass_report(record: PassRecord) -> PassReport:

@@ -28,5 +28,5 @@ def test_marks_under_other_names():
     renamed = marks.renamed(names)
     assert [mark.of for mark in renamed.axes] == ["w1.new", "w5.new"]
     assert renamed.blocks[0].output == f"{marks.blocks[0].output}.new"
-    with pytest.raises(UsageError, match="'w5' is marked but"):
+    with pytest.raises(UsageError, match="is marked but is no weight or value"):
         marks.renamed({"w1": "a"})

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from tests.elastic.networks import network
+from tests.elastic.networks import network, with_weights
 from tests.passes.test_pipeline import context
 from vgcomp.elastic import with_marks
 from vgcomp.errors import UsageError
+from vgcomp.optimize import optimize
 from vgcomp.passes.extract_subnet import ExtractSubnet
 from vgcomp.passes.pipeline import run_pipeline
 from vgcomp.passes.registry import parse_spec, spec_of
@@ -39,6 +40,14 @@ def test_a_choice_and_marks_in_files(supernet, tmp_path):
     assert result.changed and result.program.text() == inline.program.text()
     again = item.run(result.program, context())
     assert not again.changed and again.program is result.program
+
+
+def test_what_is_checked_is_the_subnet(supernet):
+    """And not the supernet run whole, which is another network."""
+    given = with_weights(supernet)
+    passes = "extract-subnet{choice=outer=8+inner=4+block.0=skip+block.1=keep},canonicalize"
+    done = optimize(given, target="cpu", passes=passes, check=True)
+    assert done.report.check.status == "passed"
 
 
 def test_no_choice_is_no_change(supernet):

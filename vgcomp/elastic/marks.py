@@ -61,6 +61,12 @@ class Marks:
         found = [mark.choice for mark in self.axes] + [mark.choice for mark in self.blocks]
         return tuple(dict.fromkeys(found))
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of all that is marked."""
+        ends = (name for mark in self.blocks for name in (mark.output, mark.input))
+        return frozenset((*(mark.of for mark in self.axes), *ends))
+
     def checked(self, named: Mapping[str, Option]) -> dict[str, str]:
         """The options as text. Raises UsageError for a choice left out or unknown, or an option without an extent."""
         unknown = [name for name in named if name not in self.choices and name not in self.elsewhere]
@@ -100,10 +106,9 @@ class Marks:
 
     def renamed(self, names: Mapping[str, str]) -> Marks:
         """The marks of the same network under other names. Raises UsageError for a mark on what has no other name."""
-        marked = [mark.of for mark in self.axes] + [name for m in self.blocks for name in (m.output, m.input)]
-        lost = next((name for name in marked if name not in names), None)
-        if lost is not None:
-            raise UsageError(f"{lost!r} is marked but is no weight or value of its own here: mark another of its width")
+        lost = sorted(self.names - names.keys())
+        if lost:
+            raise UsageError(f"{lost[0]!r} is marked but is no weight or value here: mark another of its width")
         axes = (replace(m, of=names[m.of]) for m in self.axes)
         blocks = (replace(m, output=names[m.output], input=names[m.input]) for m in self.blocks)
         return Marks(tuple(axes), tuple(blocks), self.elsewhere)

@@ -78,7 +78,7 @@ def export_onnx(
 def build_model(program: Program, *, opset: int = 18, unroll: bool = False) -> tuple[onnx.ModelProto, list[Weight]]:
     """``program`` as a ModelProto that lacks its weights, and the weights to add as initializers.
 
-    A supernet's marks go into its metadata, under the names that the file has.
+    A supernet's marks go into its metadata, under the names that the file has, unless passes have left what they name.
     """
     names = Names()
     inputs = [Value.like(str(node.target), ir.val(node)) for node in program.inputs]
@@ -105,9 +105,9 @@ def build_model(program: Program, *, opset: int = 18, unroll: bool = False) -> t
     graph.value_info.extend(_infos(labels, scope, {*output_names}))
     model = _model(graph, parts)
     marks = marks_of(program)
-    if marks is not None:
-        renamed = marks.renamed({node.name: label for node, label in labels.items()} | weight_names)
-        model.metadata_props.add(key=NOTE, value=renamed.to_json())
+    written = {node.name: label for node, label in labels.items()} | weight_names
+    if marks is not None and marks.names <= written.keys():
+        model.metadata_props.add(key=NOTE, value=marks.renamed(written).to_json())
     return model, list(used.values())
 
 

@@ -23,7 +23,7 @@ def small(command: str) -> list[str]:
     """The arguments of a ``vgcomp`` command, on the ``-small`` sibling of its network at its own size."""
     command = re.sub(r" --set \S+", "", command)
     command = re.sub(r"search \S+", "search space.json --evaluations 2 --jobs 1", command)
-    return shlex.split(re.sub(r"(svd-unet|svd-vae-decoder)(?!-small)", r"\1-small", command))[1:]
+    return shlex.split(re.sub(r"\b(svd-unet|svd-vae-decoder|svd(?= ))(?!-small)", r"\1-small", command))[1:]
 
 
 @pytest.fixture

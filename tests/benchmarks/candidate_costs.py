@@ -25,7 +25,7 @@ from vgcomp.space import Candidate, Space
 RESULTS = Path(__file__).parent / "results"
 FIGURES = ("latency_s", "peak_bytes", "weight_bytes", "flops", "uncompiled_latency_s", "uncompiled_peak_bytes")
 #: Candidates in a row that needed no new piece before pieces count as known, and the most that are met for that.
-CALM, MOST = 25, 120
+CALM, MOST = 10, 60
 
 
 def main() -> None:

@@ -138,7 +138,7 @@ class CompiledCosts:
         space = self.compiler.space
         base = self._traces(self.compiler.built(_first(space)))
         others = {i: self._traces(self.compiler.built(_single(space, i))) for i in range(len(space.choices))}
-        given = conditioning(base[0], [(i, traces[0]) for i, traces in others.items()])
+        given = conditioning(base[0], [traces[0] for traces in others.values()])
         self._inputs = list(base[0].inputs.values())
         # As built, nothing equal is merged but views; canonicalize merges what is small.
         stages = [Memo(given, 0), Memo(given, self._merged), Memo(given, self._merged)]

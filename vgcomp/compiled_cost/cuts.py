@@ -40,7 +40,8 @@ class Cut:
 
 @dataclass(frozen=True)
 class Walk:
-    """The calls of a trace that make something, by position in it; calls left out belong to no part."""
+    """The calls of a trace by position in it. Views and copies are left out: which it is to be depends on how a value
+    lies in memory, and that on parts far before."""
 
     positions: tuple[int, ...]
     tokens: tuple[Token, ...]
@@ -52,7 +53,7 @@ def walk_of(trace: Trace, left_out: frozenset[fx.Node] = frozenset()) -> Walk:
     tokens: list[Token] = []
     for i, call in enumerate(trace.calls):
         node = call.node
-        if node in left_out or (alias_base(node) is not None and "reuse" not in node.meta):
+        if node in left_out or node.target in ir.VIEW_OPS or node.target is ir.aten.clone.default:
             continue
         read = tuple(name for x in node.all_input_nodes for name in _names(x))
         positions.append(i)
@@ -61,36 +62,43 @@ def walk_of(trace: Trace, left_out: frozenset[fx.Node] = frozenset()) -> Walk:
 
 
 def find_cuts(base: Walk, others: Mapping[int, Sequence[Walk]]) -> tuple[Cut, ...]:
-    """The cuts in the order of the calls. ``others``: walks that differ from the base in one choice, by its number."""
-    begins: dict[int, list[int]] = {}
+    """The cuts in the order of the calls. ``others``: walks that differ from the base in one choice, by its number.
+
+    Raises NotLocal where the parts of the network that two choices change overlap, or nothing tells them apart.
+    """
+    spans: dict[tuple[int, int], list[int]] = {}
     for choice, walks in others.items():
-        begins.setdefault(min(_common(base, other) for other in walks), []).append(choice)
-    order = sorted(begins)
+        changed = [_changed(base, other) for other in walks]
+        span = min(begin for begin, _ in changed), max(end for _, end in changed)
+        spans.setdefault(span, []).append(choice)
     found: list[Cut] = []
-    for begin, next_begin in zip(order, [*order[1:], len(base.tokens)], strict=True):
-        found.append(_cut(base, begin, tuple(begins[begin])))
-        found.extend(_resumed(base, begin, next_begin))
+    after = 0
+    order = sorted(spans)
+    for (begin, end), (following, _) in zip(order, [*order[1:], (len(base.tokens), 0)], strict=True):
+        if begin < after or following < end:
+            raise NotLocal("the parts of the network that two choices change overlap")
+        found.append(_cut(base, after, begin, tuple(spans[begin, end])))
+        found.extend(_resumed(base, end, following))
+        after = end
     return tuple(found)
 
 
-def _common(base: Walk, other: Walk) -> int:
-    """How many calls come before what differs. Raises NotLocal where the rest is not the base's again."""
-    shorter = min(len(base.tokens), len(other.tokens))
-    first = next((i for i in range(shorter) if base.tokens[i] != other.tokens[i]), shorter)
-    again = first
-    while again and other.tokens[len(other.tokens) - (len(base.tokens) - again) :] != base.tokens[again:]:
-        again -= 1
-        if first - again > _SLACK:
-            raise NotLocal("a choice changes the network beyond one place")
-    return again
+def _changed(base: Walk, other: Walk) -> tuple[int, int]:
+    """The calls of the base from the first that the other walk has not, through the last."""
+    a, b = base.tokens, other.tokens
+    shorter, begin = min(len(a), len(b)), first_change(base, other)
+    same = next((i for i in range(shorter - begin) if a[-1 - i] != b[-1 - i]), shorter - begin)
+    return begin, len(a) - same
 
 
-#: Calls of the part that may look like those of the base after it.
-_SLACK = 8
+def first_change(base: Walk, other: Walk) -> int:
+    """How many calls come before the first that differs."""
+    pairs = zip(base.tokens, other.tokens, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(base.tokens), len(other.tokens)))
 
 
-def _cut(base: Walk, begin: int, choices: tuple[int, ...]) -> Cut:
-    for at in range(begin - 1, -1, -1):
+def _cut(base: Walk, after: int, begin: int, choices: tuple[int, ...]) -> Cut:
+    for at in range(begin - 1, after - 1, -1):
         if _is_anchor(base, at):
             return Cut(choices, base.tokens[at], base.tokens[at + 1 : begin])
     raise NotLocal("nothing before a choice's place tells it from others")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
-from vgcomp.compiled_cost.cuts import Cut, NotLocal, Walk, bounds, find_cuts, shortened, walk_of
+from vgcomp.compiled_cost.cuts import Cut, NotLocal, Walk, bounds, find_cuts, first_change, shortened, walk_of
 from vgcomp.compiled_cost.pieces import Form, Linked, Piece, Shared, SharedCalls, cut_up, link
 from vgcomp.compiled_cost.trace import Trace
 from vgcomp.space import Candidate, Option
@@ -91,13 +91,10 @@ class Memo:
         return self._numbers.setdefault(form, len(self._numbers))
 
 
-def conditioning(base: Trace, others: Iterable[tuple[int, Trace]]) -> frozenset[str]:
-    """The inputs that parts of the network beyond its first read: all but those that only the first part needs."""
-    walks = {choice: [walk_of(trace)] for choice, trace in others}
+def conditioning(base: Trace, others: Iterable[Trace]) -> frozenset[str]:
+    """The inputs that are read where choices act or later: all but those that the network's beginning alone reads."""
     walk = walk_of(base)
-    cuts = find_cuts(base=walk, others=walks)
-    begin = bounds(cuts, walk)[0]
-    read: set[str] = set()
-    for call in base.calls[begin:]:
-        read |= {x.name for x in call.node.all_input_nodes if x.op == "placeholder"}
-    return frozenset(read)
+    first = min(first_change(walk, walk_of(other)) for other in others)
+    begin = walk.positions[first] if first < len(walk.positions) else len(base.calls)
+    read = (x for call in base.calls[begin:] for x in call.node.all_input_nodes)
+    return frozenset(x.name for x in read if x.op == "placeholder")

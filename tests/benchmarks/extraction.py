@@ -123,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point. Exit code 1 where a subnet differs from its supernet."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--choices", type=int, default=200)
+    parser.add_argument("--fp32", type=int, default=50, help="choices that are run in fp32 too")
     parser.add_argument("--full", action="store_true", help="the ends of the full-size spaces too")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
@@ -130,9 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result: dict[str, Any] = {"date": datetime.date.today().isoformat(), "torch": torch.__version__}
     result["full"] = [row for name in FULL for row in ends(name)] if options.full else []
     result["reduced"] = []
-    for dtype in (torch.float64, torch.float32):
+    for dtype, choices in ((torch.float64, options.choices), (torch.float32, options.fp32)):
         for name in SMALL:
-            result["reduced"].append(reduced(name, dtype, options.choices))
+            result["reduced"].append(reduced(name, dtype, choices))
             print(result["reduced"][-1], flush=True)
     file = options.out / f"{result['date']}-extraction"
     file.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -47,26 +47,27 @@ class Engines:
     def __init__(self, device: torch.device, n_engines: int) -> None:
         self._device = device
         self._side = [_stream(device, e) for e in range(1, n_engines)] if device.type == "cuda" else []
-        for stream in self._side:
-            stream.wait_stream(torch.cuda.current_stream(device))
 
     def on(self, engine: int) -> AbstractContextManager[object]:
         """Work issued within goes to this engine."""
         return torch.cuda.stream(self._side[engine - 1]) if engine and self._side else nullcontext()
 
-    def join(self) -> None:
-        """Whatever is issued from now on waits for all that was issued before."""
-        for stream in self._side:
-            torch.cuda.current_stream(self._device).wait_stream(stream)
+    def fork(self) -> None:
+        """What the other engines do from now on waits for all that was given to the first before."""
         for stream in self._side:
             stream.wait_stream(torch.cuda.current_stream(self._device))
+
+    def join(self) -> None:
+        """What the first engine does from now on waits for all that was given to the others before."""
+        for stream in self._side:
+            torch.cuda.current_stream(self._device).wait_stream(stream)
 
 
 _streams: dict[tuple[torch.device, int], torch.cuda.Stream] = {}
 
 
 def _stream(device: torch.device, engine: int) -> torch.cuda.Stream:
-    """One stream a device and engine, always the same: memory in its pool serves all loops. Later ones go first."""
+    """One stream a device and engine, always the same: memory in its pool serves all loops. Higher ones go first."""
     key = (device, engine)
     if key not in _streams:
         _streams[key] = torch.cuda.Stream(device, priority=-engine)
@@ -95,6 +96,7 @@ def run_pipelined(loop: ir.Loop, bodies: Sequence[PipelinedBody], frame: Frame) 
         stage, newest = running[-1]
         if stage == 0:
             flight[newest] = _step_frame(frame, loop.steps[newest], bodies[loop.steps[newest].body].slots)
+        engines.fork()
         issue(running)
         engines.join()
         for stage, i in running:

@@ -111,7 +111,7 @@ def test_the_arena_of_a_network_is_its_load() -> None:
 def test_the_search_is_no_worse_than_the_greedy_plan() -> None:
     # Greedy by any order wastes here; the best is 6.
     given = [ArenaBuffer("b", size, a, b) for size, a, b in ((2, 0, 4), (3, 3, 7), (2, 6, 10), (4, 0, 3), (4, 7, 10))]
-    assert plan_arena(given, alignment=1, search_seconds=1.0).size <= plan_arena(given, alignment=1).size
+    assert plan_arena(given, alignment=1, seeds=2).size <= plan_arena(given, alignment=1).size
 
 
 def test_no_buffers_need_no_arena() -> None:

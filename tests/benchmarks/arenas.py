@@ -1,7 +1,7 @@
 """Arena planning on MiniMalloc's challenging instances, and on the zoo's graphs.
 
     python -m tests.benchmarks.arenas FOLDER               # of NAME.CAPACITY.csv, as published with MiniMalloc
-    python -m tests.benchmarks.arenas FOLDER --seconds 30  # with branch and bound
+    python -m tests.benchmarks.arenas FOLDER --seeds 8     # annealed where greedy is not enough
 
 The capacity in a file's name is known to be enough.
 """
@@ -29,10 +29,10 @@ def read(file: Path) -> tuple[int, list[ArenaBuffer]]:
     return capacity, [ArenaBuffer(r["id"], int(r["size"]), int(r["lower"]), int(r["upper"])) for r in rows]
 
 
-def line(name: str, buffers: Sequence[ArenaBuffer], alignment: int, wanted: int | None, seconds: float) -> str:
+def line(name: str, buffers: Sequence[ArenaBuffer], alignment: int, wanted: int | None, seeds: int) -> str:
     """One row of the table."""
     begin = time.perf_counter()
-    plan = plan_arena(buffers, alignment=alignment, search_seconds=seconds)
+    plan = plan_arena(buffers, alignment=alignment, seeds=seeds)
     wall = time.perf_counter() - begin
     goal = wanted or plan.load
     return f"| {name} | {len(buffers)} | {plan.load} | {goal} | {plan.size} | {plan.size / goal:.3f} | {wall:.2f} |"
@@ -42,15 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seconds", type=float, default=0.0, help="of branch and bound where greedy is not enough")
+    parser.add_argument("--seeds", type=int, default=0, help="of annealing where greedy is not enough")
     options = parser.parse_args(arguments)
     print("| instance | buffers | load | capacity | arena | arena / capacity | seconds |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for file in sorted(options.folder.glob("*.csv")):
         capacity, buffers = read(file)
-        print(line(file.stem, buffers, 1, capacity, options.seconds))
+        print(line(file.stem, buffers, 1, capacity, options.seeds))
     for name in NETWORKS:
-        print(line(name, arena_buffers(build(name).graph), 64, None, options.seconds))
+        print(line(name, arena_buffers(build(name).graph), 64, None, options.seeds))
     return 0
 
 

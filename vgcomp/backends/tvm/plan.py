@@ -20,8 +20,8 @@ from vgcomp.backends.tvm.storage import Buffer, GraphPlan, Value
 from vgcomp.loops import output_nodes
 from vgcomp.program import Program
 
-#: Time for a tighter packing of the arena where the greedy one is above what is live.
-_SEARCH_SECONDS = 5.0
+#: Annealings for a tighter packing of the arena where the greedy one is above what is live.
+_SEEDS = 8
 
 
 class ProgramPlan:
@@ -41,7 +41,7 @@ class ProgramPlan:
                 scope.node(i, node)
         scope.now = 2 * len(scope.nodes)
         self._outputs(scope, program)
-        self.main.pack(search_seconds=_SEARCH_SECONDS)
+        self.main.pack(seeds=_SEEDS)
         self.main.place(0)
 
     @property

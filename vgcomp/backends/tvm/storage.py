@@ -82,13 +82,11 @@ class GraphPlan:
     size: int = 0
     _local: dict[Buffer, int] = field(default_factory=dict)
 
-    def pack(self, *, search_seconds: float = 0.0) -> None:
+    def pack(self, *, seeds: int = 0) -> None:
         """Gives every buffer its place in this plan's share of the arena."""
         placed = [buffer for buffer in self.buffers if buffer.kind == "arena" and buffer.size]
         wanted = [ArenaBuffer(b.name or f"b{i}", b.size, b.first, b.last + 1) for i, b in enumerate(placed)]
-        plan = plan_arena(wanted)
-        if plan.size > 1.02 * plan.load and search_seconds:
-            plan = plan_arena(wanted, search_seconds=search_seconds)
+        plan = plan_arena(wanted, seeds=seeds)
         self.size = plan.size
         self._local = dict(zip(placed, plan.offsets, strict=True))
 

@@ -199,12 +199,14 @@ def generate_plan(
 
     Raises UsageError, Infeasible (with the smallest budget that can be met).
     """
+    begin = time.perf_counter()
     found = find_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
     device = load_target(target)
     chosen = found.settings(settings or {})
     generation = Generation(found.name, stages_of(found, settings or {}), device, cost_model, progress)
     result = generation.plan(device.usable_bytes if memory is None else memory)
-    report = result.report.model_copy(update={"sampler": found.sampler, "settings": vars(chosen)})
+    more = {"sampler": found.sampler, "settings": vars(chosen), "seconds": time.perf_counter() - begin}
+    report = result.report.model_copy(update=more)
     return GenerationResult(report, result.programs)
 
 

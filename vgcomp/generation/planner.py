@@ -73,6 +73,10 @@ class StagePlanner:
         return self._finished(self._prepared.program)
 
     @cached_property
+    def _unsliced_streamed(self) -> Answer:
+        return self._streamed(self._unsliced)
+
+    @cached_property
     def _slicer(self) -> Slicer:
         context = self._context
         return Slicer(self._prepared.program, context.target, context.cost_model, context.progress)
@@ -80,9 +84,9 @@ class StagePlanner:
     # -- answers --------------------------------------------------------------------------------------
 
     def fastest(self, room: int, most_s: float = math.inf, *, streamed: bool = False) -> Answer | None:
-        unsliced = self._streamed(self._unsliced) if streamed else self._unsliced
-        if unsliced.latency_s >= most_s:
+        if self._unsliced.latency_s + (self._link.seconds(self.weight_bytes) if streamed else 0.0) >= most_s:
             return None
+        unsliced = self._unsliced_streamed if streamed else self._unsliced
         if unsliced.need_bytes <= room:
             return unsliced
         if room < self.floor_bytes or (not streamed and room <= beside(self._slicer) + self._slicer.floor):
@@ -93,7 +97,7 @@ class StagePlanner:
         if any(answer is None and other >= room for other, answer in asked):
             return None
         fitting = [a for a in self._known[streamed] if a.need_bytes <= room]
-        served = any(other >= room and answer in fitting for other, answer in asked)
+        served = any(other >= room and any(answer is a for a in fitting) for other, answer in asked)
         if not served:
             answer = self._plan_streamed(room, nested) if streamed else self._plan(room, nested)
             asked.append((room, answer))
@@ -107,7 +111,12 @@ class StagePlanner:
         found = [self._unsliced, self._known_answer(self._sliced(solution))]
         if self._link.bytes_per_s is not None:
             found += [self._known_answer(self._streamed(answer)) for answer in found]
-        return min(found, key=lambda a: a.need_bytes)
+        least = min(found, key=lambda a: a.need_bytes)
+        for nested in (True, False):
+            # Who asks for just as much is told of this one, and nothing is searched again.
+            self._asked.setdefault((least.streamed, nested), []).append((least.need_bytes, least))
+        self._known_answer(least)
+        return least
 
     def _plan(self, room: int, nested: bool) -> Answer | None:
         solution = within(self._slicer, room, nested=nested)

@@ -68,7 +68,7 @@ def _rows(journal: Path) -> list[dict[str, Any]]:
 def _warmed(costs: CompiledCosts, space: Space) -> dict[str, Any]:
     """Meets the pieces on candidates that are not tested."""
     begin = time.process_time()
-    costs.prepare()
+    costs.meet_pairs()
     rng, calm, met = random.Random(12345), 0, 0
     while calm < CALM and met < MOST:
         built, full = costs.counts.built, costs.counts.full

@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     costs = CompiledCosts(find_space(options.space), options.target, options.mem, passes=PHONE)
+    costs.meet_pairs()
     rng = random.Random(options.seed)
     known = {candidate: costs.cost(candidate) for candidate in _sample(costs, rng, options.candidates)}
     _write(options, _result(options, known, costs))

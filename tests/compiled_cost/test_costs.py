@@ -104,10 +104,15 @@ def _walk(names: str) -> Walk:
 
 
 def test_a_choice_s_place_is_where_programs_differ():
-    inserted, resumed = find_cuts(_walk("abcdef"), {0: [_walk("abxcdef")]})
+    inserted, _, resumed = find_cuts(_walk("abcdef"), {0: [_walk("abxcdef")]})
     assert (inserted.anchor[0], inserted.choices, resumed.anchor[0]) == ("b", (0,), "c")
     exchanged = find_cuts(_walk("abxcdyzf"), {0: [_walk("abvwcdyzf")], 1: [_walk("abxcdf")]})
-    assert [(cut.anchor[0], cut.choices) for cut in exchanged] == [("b", (0,)), ("c", ()), ("d", (1,))]
+    assert [(cut.anchor[0], cut.choices) for cut in exchanged] == [
+        ("b", (0,)),
+        ("c", ()),
+        ("c", ()),
+        ("d", (1,)),
+    ]
 
 
 def test_choices_that_change_everything_have_no_place():

@@ -15,7 +15,8 @@ of the whole compiler, not near them. A candidate with a piece never met is buil
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vgcomp import ir
@@ -89,6 +90,16 @@ class CompiledCosts:
                 self._meet(candidate, self.compiler.built(candidate))
         except NotLocal:
             self._local = False
+
+    def meet_pairs(self) -> None:
+        """Meets every pair of options of two choices, for long searches: after it hardly a piece is new.
+
+        As many programs are built as the square of the most options of a choice, more where that is no prime number.
+        """
+        self.prepare()
+        for candidate in _every_pair(self.compiler.space):
+            if self._local and not self._wholes(candidate):
+                self._local = self._meets(candidate, self.compiler.built(candidate))
 
     def places(self) -> dict[str, tuple[int, ...]]:
         """By choice, the shape of what the call before its place makes; empty where choices have no places."""
@@ -204,5 +215,22 @@ def _single(space: Space, changed: int) -> Candidate:
 
 def _every_option(space: Space) -> Sequence[Candidate]:
     """Candidates in which every option of every choice is met."""
-    most = max(len(choice.options) for choice in space.choices)
-    return [tuple(choice.options[k % len(choice.options)] for choice in space.choices) for k in range(1, most)]
+    every = range(1, _most(space))
+    return [tuple(choice.options[k % len(choice.options)] for choice in space.choices) for k in every]
+
+
+def _every_pair(space: Space) -> Iterator[Candidate]:
+    """Candidates in which any options of any two choices meet: an orthogonal array of strength two (Bush, 1952).
+
+    It has a column more than its prime number of levels; of more choices, those that share a column meet in part.
+    """
+    levels = next(n for n in itertools.count(2) if n >= _most(space) and all(n % d for d in range(2, n)))
+    for a, b in itertools.product(range(levels), repeat=2):
+        columns = [(a + m * b) % levels for m in range(levels)] + [b]
+        yield tuple(
+            choice.options[columns[i % len(columns)] % len(choice.options)] for i, choice in enumerate(space.choices)
+        )
+
+
+def _most(space: Space) -> int:
+    return max(len(choice.options) for choice in space.choices)

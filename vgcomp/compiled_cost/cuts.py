@@ -31,11 +31,16 @@ class NotLocal(VgcompError):
 
 @dataclass(frozen=True)
 class Cut:
-    """Right after ``tail``, the calls that follow the anchor; ``choices``: the numbers of those that act here."""
+    """Right after ``tail``, the calls that follow the anchor, or right before ``lead``, those that it follows.
+
+    ``choices``: the numbers of those that act here.
+    """
 
     choices: tuple[int, ...]
     anchor: Token
-    tail: tuple[Token, ...]
+    tail: tuple[Token, ...] = ()
+    lead: tuple[Token, ...] = ()
+    before: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,7 @@ def _changed(base: Walk, other: Walk) -> tuple[int, int]:
 
 def first_change(base: Walk, other: Walk) -> int:
     """How many calls come before the first that differs."""
-    pairs = zip(base.tokens, other.tokens, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(base.tokens), len(other.tokens)))
+    return _alike(base.tokens, other.tokens)
 
 
 def _cut(base: Walk, after: int, begin: int, choices: tuple[int, ...]) -> Cut:
@@ -105,11 +109,14 @@ def _cut(base: Walk, after: int, begin: int, choices: tuple[int, ...]) -> Cut:
 
 
 def _resumed(base: Walk, begin: int, end: int) -> Iterator[Cut]:
-    """A cut after the first call with a weight that all candidates have again after the place: what is made from there
-    on seldom depends on how the choice's part left its result in memory."""
+    """Cuts around the first calls that all candidates have again after the place, through the first with a weight.
+
+    What is made from there on seldom depends on how the choice's part left its result in memory.
+    """
     at = next((at for at in range(begin, end - 1) if _is_anchor(base, at)), None)
     if at is not None:
-        yield Cut((), base.tokens[at], ())
+        yield Cut((), base.tokens[at], lead=base.tokens[begin:at], before=True)
+        yield Cut((), base.tokens[at])
 
 
 def _is_anchor(base: Walk, at: int) -> bool:
@@ -122,18 +129,28 @@ def shortened(cuts: Sequence[Cut], walk: Walk) -> tuple[Cut, ...]:
     found = []
     for cut in cuts:
         at = _anchor(cut, walk)
-        after = walk.tokens[at + 1 : at + 1 + len(cut.tail)]
-        same = next((k for k, (a, b) in enumerate(zip(cut.tail, after, strict=False)) if a != b), len(after))
-        found.append(replace(cut, tail=cut.tail[:same]))
+        tail = _alike(cut.tail, walk.tokens[at + 1 :])
+        lead = _alike(cut.lead[::-1], walk.tokens[:at][::-1])
+        found.append(replace(cut, tail=cut.tail[:tail], lead=cut.lead[len(cut.lead) - lead :]))
     return tuple(found)
 
 
 def bounds(cuts: Sequence[Cut], walk: Walk) -> list[int]:
     """The position in the trace of the first call after each cut."""
-    found = [walk.positions[_anchor(cut, walk) + len(cut.tail)] + 1 for cut in cuts]
+    found = [_bound(cut, walk) for cut in cuts]
     if sorted(found) != found:
         raise NotLocal("the choices' places come in another order")
     return found
+
+
+def _bound(cut: Cut, walk: Walk) -> int:
+    at = _anchor(cut, walk)
+    return walk.positions[at - len(cut.lead)] if cut.before else walk.positions[at + len(cut.tail)] + 1
+
+
+def _alike(a: Sequence[Token], b: Sequence[Token]) -> int:
+    """How many tokens both begin with."""
+    return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _anchor(cut: Cut, walk: Walk) -> int:

@@ -98,7 +98,7 @@ class Surrogate(Scripted):
             (costs, np.array([e.cost.latency_s for e in priced if e.cost is not None])),
             (costs, np.array([float(e.cost.peak_bytes) for e in priced if e.cost is not None])),
         )
-        forms = self._forms or [None] * len(figures)
+        forms: Sequence[Form | None] = self._forms or [None] * len(figures)
         fitted = [fit(genes, values, most, form) for (genes, values), form in zip(figures, forms, strict=True)]
         self._forms = [predictor.form for predictor in fitted]
         return _Models(self.problem, fitted)

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-import scipy.linalg
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -88,8 +87,11 @@ def frechet(clips: Tensor, reference: Tensor, features: ClipFeatures) -> float:
     if min(len(a), len(b)) < 2:
         raise ValueError("a distribution needs at least 2 clips")
     ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    root = scipy.linalg.sqrtm(ca @ cb).real
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca + cb - 2 * root))
+    # The trace of the product's root, by symmetric matrices alone: it holds for covariances that are singular too.
+    values, vectors = np.linalg.eigh(ca)
+    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    shared = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cb @ root), 0.0)).sum()
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca + cb) - 2 * shared)
 
 
 def mean_text_score(clips: Tensor, texts: Sequence[str], score: TextScore) -> float:

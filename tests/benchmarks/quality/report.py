@@ -36,11 +36,11 @@ HEAD = """# Step rehash on trained networks
 
 25 Euler steps of a straight flow, guidance within the network. PSNR (pixels) and SSIM are to the clip of the full
 schedule, means over clips of seeds that calibration has not seen; the PSNR predicted is of the latent's range, which is
-0.6 to 0.7 dB more. Seconds are of all steps of a clip on one thread: measured (median of runs on a machine that does nothing
-else), and as the measured cost model of `cpu-1` predicts them. The Fréchet distance is to 256 generated clips, on 8
-features of an untrained random network: for comparison within this table alone. *Algorithm 1* is the published walk on
-the cosine of the values kept; *by effect* the same walk on how much the clip changes; *shortest path* minimises the
-clip's predicted error.
+0.6 to 0.7 dB more. Seconds are of all steps of a clip on one thread: measured (median of runs on a machine that does
+nothing else), and as the measured cost model of `cpu-1` predicts them. The Fréchet distance is to 256 generated clips,
+on 8 features of an untrained random network: for comparison within this table alone. *Algorithm 1* is the published
+walk on the cosine of the values kept; *by effect* the same walk on how much the clip changes; *shortest path* minimises
+the clip's predicted error.
 """
 
 

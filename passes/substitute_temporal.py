@@ -30,6 +30,7 @@ from vgcomp.result import Equivalence, Explanation
 from vgcomp.step_cuts.reach import node_flops
 from vgcomp.temporal.frames import Clip, find_clip
 from vgcomp.temporal.layers import TemporalLayer, layers_of, unmatched
+from vgcomp.temporal.prompt import find_prompt
 from vgcomp.temporal.substitute import KEEP, NONE, substituted
 from vgcomp.units import format_count
 
@@ -102,7 +103,16 @@ class SubstituteTemporal:
             else Explanation(layer.name, self.name, f"{_words(layer)}; kept")
             for layer in layers
         ]
-        return PassResult(new, True, stats, (*done, *outside))
+        return PassResult(new, True, stats, (*done, *outside, *self._prompt(program, clip, wanted)))
+
+    def _prompt(self, program: Program, clip: Clip, wanted: dict[TemporalLayer, str]) -> tuple[Explanation, ...]:
+        """What new cross-attention reads."""
+        prompt = find_prompt(clip) if any(kind.startswith("cross") for kind in wanted.values()) else None
+        if prompt is None:
+            return ()
+        which = ", of each video its first frame's" if prompt.repeated else ""
+        reason = f"cross-attention reads {prompt.value}, {prompt.tokens} tokens of {prompt.width}{which}"
+        return (Explanation(program.name, self.name, reason),)
 
     def _chosen(self, program: Program, layers: Sequence[TemporalLayer]) -> dict[TemporalLayer, str]:
         """The kind for each position meant."""

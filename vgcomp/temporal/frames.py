@@ -35,7 +35,8 @@ class Clip:
     """A network's values that are computed from frames, and where their axes lie.
 
     ``alive``: all that depends on the frames, in the graph's order. ``images``: the first convolutions on them.
-    ``frames`` and ``batch``: sizes. ``time``, ``rows``, ``columns``: the axes, of values that still have them.
+    ``frames`` and ``batch``: sizes. ``videos``, ``time``, ``rows``, ``columns``: the axes, of values that still have
+    them.
     ``size``: height and width of the images that a value is computed from, in its own pixels.
     """
 
@@ -44,6 +45,7 @@ class Clip:
     images: tuple[fx.Node, ...]
     alive: tuple[fx.Node, ...]
     amap: AxisMap
+    videos: Followed
     time: Followed
     rows: Followed
     columns: Followed
@@ -82,7 +84,15 @@ def find_clip(program: Program, frames: int | None = None) -> Clip | None:
         return None
     _, time, axis = most
     rows, columns, size = _places(amap, alive, time)
-    return Clip(axis.extent, total // axis.extent, images, tuple(alive), amap, time, rows, columns, size)
+    videos = Followed(amap, alive, dict.fromkeys(images, _beside(axis)))
+    return Clip(axis.extent, total // axis.extent, images, tuple(alive), amap, videos, time, rows, columns, size)
+
+
+def _beside(axis: Axis) -> Axis:
+    """The rest of the batch: outside of the frames where there is any there, else inside."""
+    if axis.outer > 1:
+        return Axis(0, axis.outer, 1, axis.extent * axis.inner)
+    return Axis(0, axis.inner, axis.outer * axis.extent)
 
 
 def _along(time: Followed, node: fx.Node) -> bool:

@@ -77,11 +77,13 @@ def layout_of(clip: Clip, node: fx.Node) -> Layout | None:
     if size is None or node not in clip.time.at:
         return None
     sizes = {"B": clip.batch, "T": clip.frames, "H": size[0], "W": size[1]}
-    known = {"T": clip.time.at.get(node), "H": clip.rows.at.get(node), "W": clip.columns.at.get(node)}
+    followed = {"B": clip.videos, "T": clip.time, "H": clip.rows, "W": clip.columns}
+    known = {name: axis.at.get(node) for name, axis in followed.items() if sizes[name] > 1}
     shape = tuple(int(n) for n in ir.val(node).shape)
-    if any(sizes[name] > 1 and known[name] is None for name in known):
+    found = {name: axis for name, axis in known.items() if axis is not None}
+    if found.keys() != known.keys() or any(axis.extent != sizes[name] for name, axis in found.items()):
         return None
-    dims = _dims(shape, {name: axis for name, axis in known.items() if axis is not None})
+    dims = _dims(shape, found)
     return None if dims is None else _named(dims, sizes)
 
 
@@ -104,11 +106,9 @@ def _dims(shape: tuple[int, ...], known: dict[str, Axis]) -> list[list[tuple[str
 
 
 def _named(dims: list[list[tuple[str, int]]], sizes: dict[str, int]) -> Layout | None:
-    """The factors that are left are the batch, if there is one, and the channels, in this order."""
+    """The one factor that is left is the channels."""
     left = [extent for dim in dims for name, extent in dim if not name]
-    names = ["B", "C"] if sizes["B"] > 1 else ["C"]
-    if len(left) != len(names) or (sizes["B"] > 1 and left[0] != sizes["B"]):
+    if len(left) > 1:
         return None
-    fill = iter(names)
-    found = tuple("".join(name or next(fill) for name, _ in dim) for dim in dims)
-    return Layout(found, {**sizes, "C": left[-1]})
+    found = tuple("".join(name or "C" for name, _ in dim) for dim in dims)
+    return Layout(found, {**sizes, "C": left[0] if left else 1})

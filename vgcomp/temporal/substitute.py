@@ -9,6 +9,7 @@ from torch import fx
 
 from vgcomp import infer, ir
 from vgcomp.errors import UsageError
+from vgcomp.ir import aten, prims
 from vgcomp.legalize.editor import Editor
 from vgcomp.models.temporal import HEAD
 from vgcomp.program import Program
@@ -16,12 +17,13 @@ from vgcomp.step_cuts.emit import remove_dead, sort_graph
 from vgcomp.temporal.build import LayerSpec, layer_program, layer_weights, splice
 from vgcomp.temporal.frames import Clip
 from vgcomp.temporal.layers import TemporalLayer
-from vgcomp.temporal.layout import layout_of
+from vgcomp.temporal.layout import Layout, layout_of
 from vgcomp.temporal.prompt import Prompt, find_prompt
 from vgcomp.weights import Weight
 
 #: A layer taken out, and one left as it is.
 NONE, KEEP = "none", "keep"
+_REARRANGED = frozenset({aten.reshape.default, aten.permute.default})
 
 
 def substituted(
@@ -60,28 +62,29 @@ class _Substitution:
         images = before.to_images(at, entry)
         if kind != NONE:
             images = self._layer(at, layer, kind, images)
-        for view in self._shown_as_images(self.old[layer.exit]):
+        for view in self._shown_as_images(self.old[layer.exit], after):
             self.new[view.name].replace_all_uses_with(images)
         plain = kind == NONE and before == after
         made = entry if plain else after.from_images(at, images)
         exit.replace_all_uses_with(made)
         self.new[layer.exit] = made  # the next layer may add to this one's result
 
-    def _shown_as_images(self, node: fx.Node) -> list[fx.Node]:
-        """Views of a value, of the original graph, that are images: they need no views back and forth."""
+    def _shown_as_images(self, node: fx.Node, whole: Layout) -> list[fx.Node]:
+        """Views of all of a value, of the original graph, that are images: they need no views back and forth."""
         found: list[fx.Node] = []
         for user in node.users:
-            layout = layout_of(self.clip, user) if user.target in ir.VIEW_OPS else None
-            if layout is not None and layout.images:
-                found.append(user)
-            elif layout is not None:
-                found += self._shown_as_images(user)
+            layout = layout_of(self.clip, user) if user.target in _REARRANGED else None
+            if layout is None or layout.sizes != whole.sizes:
+                continue
+            found += [user] if layout.images else self._shown_as_images(user, whole)
         return found
 
     def _layer(self, at: Editor, layer: TemporalLayer, kind: str, images: fx.Node) -> fx.Node:
         cross = kind.startswith("cross")
         prompt = self._known_prompt(kind) if cross else None
         context = None if prompt is None else prompt.of_videos(at, self.new[prompt.value])
+        if context is not None and ir.val(context).dtype != ir.val(images).dtype:
+            context = at.call(prims.convert_element_type.default, context, ir.val(images).dtype)
         spec = LayerSpec(
             kind,
             layer.batch,

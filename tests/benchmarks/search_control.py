@@ -100,7 +100,6 @@ class Row:
     seed: int
     shares: tuple[float, ...]
     reached_at: int | None
-    seconds: float
 
 
 def searched(engine: Engine, truth: Mapping[Candidate, Evaluation], limits: Limits, most: int) -> list[Evaluation]:
@@ -136,13 +135,11 @@ class Contest:
 
     def row(self, name: str, seed: int) -> Row:
         most = int(max(SHARES) * len(self.truth))
-        begin = time.perf_counter()
         found = searched(named_engine(name, self.problem, seed), self.truth, self.problem.limits, most)
-        seconds = time.perf_counter() - begin
         counts = [int(share * len(self.truth)) for share in SHARES]
         shares = tuple(self._volume(found[:count]) / self.volume for count in counts)
         reached = next((n for n in range(4, most + 1, 4) if self._volume(found[:n]) >= GOAL * self.volume), None)
-        return Row(self.name, self.quality, name, seed, shares, reached, seconds)
+        return Row(self.name, self.quality, name, seed, shares, reached)
 
     def a1(self) -> dict[str, Any]:
         """Algorithm A1's first descent, against the best candidate within the limits."""
@@ -239,16 +236,15 @@ def markdown(
             f"**{within}**: {', '.join(str(f['within']) for f in some)} candidates within, "
             f"{', '.join(str(f['front']) for f in some)} of them the front, by the quality",
             "",
-            f"| engine | {' | '.join(head)} | {GOAL:.0%} reached | after, at most | seconds a search |",
-            f"|---|{'---:|' * (len(head) + 3)}",
+            f"| engine | {' | '.join(head)} | {GOAL:.0%} reached | after, at most |",
+            f"|---|{'---:|' * (len(head) + 2)}",
         ]
         for engine in ENGINES:
             mine = [row for row in rows if row.limits == name and row.engine == engine]
             cells = [f"{mean(r.shares[i] for r in mine):.3f}, {min(r.shares[i] for r in mine):.3f}" for i in range(3)]
             reached = [row.reached_at for row in mine if row.reached_at is not None]
             latest = str(max(reached)) if len(reached) == len(mine) else "–"
-            took = f"{mean(row.seconds for row in mine):.1f}"
-            lines.append(f"| {engine} | {' | '.join(cells)} | {len(reached)} of {len(mine)} | {latest} | {took} |")
+            lines.append(f"| {engine} | {' | '.join(cells)} | {len(reached)} of {len(mine)} | {latest} |")
         beaten = sum(_beats(rows, name, quality, seed) for quality in QUALITIES for seed in SEEDS)
         lines += ["", f"surrogate beats random in {beaten} of {len(SEEDS) * len(QUALITIES)} pairs.", ""]
     lines += ["Algorithm A1, its first start:", ""]

@@ -12,7 +12,7 @@ from vgcomp.space import Candidate
 class Cost:
     """Figures of one run of a candidate's compiled program on a target under a budget.
 
-    Where no program fits the budget (``feasible`` is False), those of the smallest one found, which is over it.
+    Where no program fits the budget (``feasible`` is False), those of the program through all passes but slicing.
     """
 
     #: Simulated seconds.

@@ -64,7 +64,7 @@ class CompiledCosts:
         #: At the three stages: as built, before slices are thought of, after all passes.
         self._memos: list[Memo] = []
         self._sliced: set[Candidate] = set()
-        self._local = self.compiler.target.hands_out != "caching"
+        self._local = self.compiler.target.hands_out != "caching" and bool(space.choices)
         self._inputs: list[int] = []
 
     @property

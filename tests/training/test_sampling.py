@@ -1,6 +1,5 @@
 """What is drawn for an iteration: seeded, over all costs and resolutions, the largest first."""
 
-import math
 from collections import Counter
 
 import pytest
@@ -13,12 +12,8 @@ WIDTHS = (1, 2, 4, 8)
 SPACE = Space("test", "test", tuple(Choice(f"width.{n}", WIDTHS) for n in range(6)))
 
 
-def cost(candidate):
-    return float(sum(candidate))
-
-
 def sampler(**changes) -> SubnetSampler:
-    return SubnetSampler(SPACE, Plan(**changes), cost)
+    return SubnetSampler(SPACE, Plan(**changes))
 
 
 def test_a_draw_depends_on_seed_and_iteration_alone():
@@ -39,25 +34,30 @@ def test_the_warm_up_starts_at_the_largest_and_opens_every_option():
 
 def test_resolutions_are_drawn_evenly_and_open_from_the_start():
     space = Space("test", "test", (Choice("resolution", (16, 32, 64)), *SPACE.choices))
-    drawn = SubnetSampler(space, Plan(warmup=1000), lambda candidate: cost(candidate[1:]))
+    drawn = SubnetSampler(space, Plan(warmup=1000))
     counts = Counter(drawn.draw(i)[0] for i in range(900))
     assert all(counts[size] == pytest.approx(300, abs=45) for size in (16, 32, 64))
 
 
-def test_costs_are_laid_evenly_over_the_whole_range():
-    def bands(**changes):
-        drawn, low, high = sampler(**changes), math.log(cost(smallest(SPACE))), math.log(cost(largest(SPACE)))
-        logs = [math.log(cost(drawn.draw(i))) for i in range(600)]
-        return Counter(min(3, int(4 * (value - low) / (high - low))) for value in logs)
+def test_costs_are_laid_over_the_whole_range_and_options_stay_even():
+    def drawn(**changes):
+        one = sampler(**changes)
+        return [one.draw(i) for i in range(1200)]
 
-    superposed, option_by_option = bands(), bands(tries=1)
-    assert min(superposed[n] for n in range(4)) > 60
-    # Drawn option by option, the cheapest quarter of the range hardly occurs.
-    assert option_by_option[0] < 30
-    drawn = {sampler().draw(i) for i in range(600)}
-    assert smallest(SPACE) in drawn and largest(SPACE) in drawn
+    def bands(candidates):
+        shares = [sum(SPACE.genes(candidate)) / (3 * len(SPACE.choices)) for candidate in candidates]
+        return Counter(min(3, int(4 * share)) for share in shares)
+
+    superposed, alone = drawn(), drawn(superposed=False)
+    assert min(bands(superposed)[n] for n in range(4)) > 200
+    # Drawn by themselves, options hardly ever add up to the cheapest or the dearest quarter.
+    assert max(bands(alone)[0], bands(alone)[3]) < 100
+    for place in range(len(SPACE.choices)):
+        counts = Counter(candidate[place] for candidate in superposed)
+        assert all(counts[width] == pytest.approx(300, abs=60) for width in WIDTHS)
+    assert smallest(SPACE) in superposed and largest(SPACE) in superposed
 
 
 def test_a_plan_that_cannot_be_is_one_line():
-    with pytest.raises(UsageError, match="at least one try"):
-        Plan(tries=0)
+    with pytest.raises(UsageError, match="a warm-up has"):
+        Plan(warmup=-1)

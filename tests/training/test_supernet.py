@@ -8,7 +8,7 @@ import torch
 from tests.training.support import copied
 from vgcomp.errors import ModelError, UsageError
 from vgcomp.models.sned import CONFIGS, Supernet
-from vgcomp.training import checkpoint
+from vgcomp.training import checkpoint, flow
 from vgcomp.training.active import active_elements
 from vgcomp.training.checkpoint import Checkpoint
 from vgcomp.training.clips import Batch
@@ -55,12 +55,14 @@ def test_masks_are_what_a_subnet_computes_with(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_subnet_learns_and_the_rest_keeps_every_bit(name):
-    training = changed(network=name, tries=1, warmup=0)
+    training = changed(network=name, superposed=False, warmup=0)
     training.iterate(0)
     before = copied(training.tensors())
     candidate = at(training.space.sample(random.Random(5)), 16)
     training.recipe = SupernetRecipe(**{**vars(training.recipe), "only": candidate})
+    # Twice: residual layers begin as nothing, and let gradients through when they have moved.
     training.iterate(1)
+    training.iterate(2)
     training.supernet.choose(training.space.named(candidate))
     masks, moved = active_elements(training.supernet), 0
     for name, value in training.tensors().items():
@@ -75,6 +77,20 @@ def test_one_subnet_learns_and_the_rest_keeps_every_bit(name):
     for path, parameter in training.supernet.named_parameters():
         rest = ~masks.get(path, torch.zeros_like(parameter, dtype=torch.bool))
         assert parameter.grad is None or float(parameter.grad[rest].abs().sum()) == 0
+
+
+def test_layers_that_were_not_trained_change_nothing():
+    """At first every subnet of the same widths computes the same, whatever blocks it has."""
+    training = changed()
+    supernet, space = training.supernet, training.space
+    batch, level = shapes_of(supernet, 16, 2).batch(1, 0, flow.seeded(0)), torch.tensor([0.5])
+    wide = space.named(largest(space))
+    bare = {name: "skip" if name.startswith("block.") else option for name, option in wide.items()}
+    losses = []
+    for named in (wide, bare):
+        supernet.choose(named)
+        losses.append(float(denoising_loss(supernet, batch, level).detach()))
+    assert losses[0] == losses[1]
 
 
 def test_a_subnet_alone_starts_from_the_supernets_weights_and_sees_the_same_clips():
@@ -125,6 +141,10 @@ def test_a_few_iterations_lower_the_held_out_loss(tmp_path):
 def test_checkpoints_of_another_kind_and_networks_that_are_no_supernet_are_one_line(tmp_path):
     checkpoint.save(tmp_path, Checkpoint(1, {"a.b": torch.ones(1)}, {"kind": "adversarial"}))
     with pytest.raises(ModelError, match="not of a supernet"):
+        InheritedLoss(tmp_path)
+    about = {"kind": "supernet", "recipe": {"only": [], "moons": 2}}
+    checkpoint.save(tmp_path, Checkpoint(2, {"supernet.a": torch.ones(1)}, about))
+    with pytest.raises(ModelError, match="recipe of another version"):
         InheritedLoss(tmp_path)
     with pytest.raises(UsageError, match="no supernet"):
         make_supernet("quality-unet", 2, 0)

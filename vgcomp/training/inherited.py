@@ -10,7 +10,9 @@ different clips: compare candidates of one, or weigh them yourself.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,8 +39,7 @@ class InheritedLoss:
         found = checkpoint.load(Path(path))
         if found.about.get("kind") != "supernet":
             raise ModelError(f"{path} holds a training of kind {found.about.get('kind')!r}, not of a supernet")
-        raw = found.about["recipe"]
-        self.recipe = SupernetRecipe(**{**raw, "only": tuple(raw["only"])})
+        self.recipe = _recipe(found.about["recipe"], path)
         self.space, self.clips = find_space(self.recipe.network), clips
         self.supernet = make_supernet(self.recipe.network, self.recipe.frames, self.recipe.seed)
         try:
@@ -63,6 +64,13 @@ class InheritedLoss:
             shapes = shapes_of(self.supernet, size, self.recipe.frames)
             self._batches[size] = shapes.batch(self.clips, SEED, flow.seeded(SEED, size))
         return self._batches[size]
+
+
+def _recipe(raw: Mapping[str, Any], path: str | Path) -> SupernetRecipe:
+    try:
+        return SupernetRecipe(**{**raw, "only": tuple(raw["only"])})
+    except (TypeError, KeyError) as error:
+        raise ModelError(f"{path} holds a recipe of another version ({error}): train it again") from None
 
 
 @torch.no_grad()

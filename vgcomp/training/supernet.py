@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vgcomp.errors import UsageError
 from vgcomp.models import find
+from vgcomp.models.elastic_layers import Residual
 from vgcomp.models.sned import RESOLUTION, Supernet
 from vgcomp.models.spaces import find_space
 from vgcomp.quality.latent import CHANNELS, PATCH
@@ -29,11 +30,16 @@ from vgcomp.training.partial_adam import PartialAdamW
 from vgcomp.training.processes import Processes, Single, average_gradients
 from vgcomp.training.sampling import Plan, SubnetSampler
 
+#: Names of the last layers of residual bodies.
+_OUTPUTS = ("conv2", "proj_out")
+
 
 @dataclass(frozen=True)
 class SupernetRecipe:
-    """One training. ``warmup``: iterations of the sampling's warm-up; 0 is none. ``rise``: of the learning rate.
+    """One training.
 
+    ``warmup``: iterations of the sampling's warm-up; 0 is none. ``superposed``: costs are drawn evenly, see
+    :class:`vgcomp.training.sampling.Plan`. ``rise``: iterations over which the learning rate rises.
     ``only``: a candidate to train by itself, with the weights that it would begin with in the supernet; empty trains
     the supernet. ``empty``: the share of prompts left empty.
     """
@@ -43,7 +49,7 @@ class SupernetRecipe:
     batch: int = 8
     rate: float = 1.5e-3
     warmup: int = 200
-    tries: int = 8
+    superposed: bool = True
     rise: int = 50
     frames: int = 8
     empty: float = 0.125
@@ -61,8 +67,8 @@ class SupernetTraining:
         self.supernet = make_supernet(recipe.network, recipe.frames, recipe.seed).to(self.among.device)
         self.optimizer = PartialAdamW(self.supernet.named_parameters())
         self._parameters: dict[Candidate, float] = {}
-        plan = Plan(recipe.warmup, recipe.tries, (RESOLUTION,), recipe.seed)
-        self.sampler = SubnetSampler(self.space, plan, self.parameters)
+        plan = Plan(recipe.warmup, recipe.superposed, (RESOLUTION,), recipe.seed)
+        self.sampler = SubnetSampler(self.space, plan)
         if recipe.only:
             self.space.genes(recipe.only)
 
@@ -95,7 +101,7 @@ class SupernetTraining:
         return {"loss": float(loss.detach()), "parameters": self.parameters(candidate) / self._whole()}
 
     def parameters(self, candidate: Candidate) -> float:
-        """A subnet's parameters, which sampling takes for its cost."""
+        """A subnet's parameters, which stand for its cost."""
         if candidate not in self._parameters:
             before = dict(self.supernet.active.options)
             self.supernet.choose(self.space.named(candidate))
@@ -118,14 +124,29 @@ class SupernetTraining:
 
 
 def make_supernet(name: str, frames: int, seed: int) -> Supernet:
-    """The zoo's supernet of that name with seeded weights. Raises UsageError for a network that is none."""
+    """The zoo's supernet of that name with seeded weights. Raises UsageError for a network that is none.
+
+    Its residual layers begin as nothing, as in diffusion UNets. Here it matters more: subnets differ in the layers that
+    they have, and one that was not trained yet must not spoil what the others have learnt.
+    """
     entry = find(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = entry.make(entry.settings({"frames": frames, "dtype": "fp32"}))
     if not isinstance(network, Supernet):
         raise UsageError(f"{name} is no supernet: its weights serve one network alone")
+    for residual in network.modules():
+        if isinstance(residual, Residual):
+            _silence(residual.body)
     return network
+
+
+def _silence(body: nn.Module) -> None:
+    """Zeroes the layer that a residual layer's output comes from."""
+    for name, layer in body.named_children():
+        if name in _OUTPUTS:
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
 
 def shapes_of(supernet: Supernet, size: int, frames: int) -> Shapes:

@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--space", default="snapgen-v")
     parser.add_argument("--target", default="a18pro")
     parser.add_argument("--mem", default="3GB")
-    parser.add_argument("--candidates", type=int, default=2000)
+    parser.add_argument("--candidates", type=int, default=400)
     parser.add_argument("--share", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

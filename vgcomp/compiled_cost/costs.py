@@ -92,7 +92,7 @@ class CompiledCosts:
             self._local = False
 
     def meet_pairs(self) -> None:
-        """Meets every pair of options of two choices, for long searches: after it hardly a piece is new.
+        """Meets every pair of options of two choices, for long searches: fewer pieces are new after it.
 
         As many programs are built as the square of the most options of a choice, more where that is no prime number.
         """
@@ -137,10 +137,10 @@ class CompiledCosts:
                 return cost_of(self._figures(built), self._figures(done), memory)
         self.counts.full += 1
         program = program or self.compiler.built(candidate)
-        done, found = self.compiler.compiled(program)
-        if any(ir.is_loop(node) for node in done.graph.nodes):
+        result, found = self.compiler.compiled(program)
+        if any(ir.is_loop(node) for node in result.graph.nodes):
             self._sliced.add(candidate)
-        return cost_of(self.compiler.figures(program), self.compiler.figures(done), self.compiler.memory, found)
+        return cost_of(self.compiler.figures(program), self.compiler.figures(result), self.compiler.memory, found)
 
     # -- pieces
 

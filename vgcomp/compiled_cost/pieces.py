@@ -239,7 +239,9 @@ class _Cutter:
 
     def _runs(self, calls: Sequence[Call]) -> Iterator[Run]:
         seen: set[Hashable] = set()
-        at, needs, seconds = 0, [], []
+        at = 0
+        needs: list[Hashable] = []
+        seconds: list[Seconds] = []
         for i, call in enumerate(calls):
             new = [key for key in dict.fromkeys(self.shared.needed(call.node)) if key not in seen]
             if new:

@@ -35,7 +35,7 @@ DEFAULT_PIPELINE: tuple[str, ...] = (
     "canonicalize",  # fewer and plainer ops first: everything after it looks at each of them
     "schedule",  # before slicing, which cuts the order into intervals and cannot change it
     "slice-and-group",  # decides the plan; knows that what follows will reuse buffers
-    # pipeline-slices has its place here, for who asks for it: it needs the loops, and gains a percent or less so far.
+    # pipeline-slices has its place here, for who asks for it: it needs the loops, and gains about a percent so far.
     "assign-buffers",  # last, since every rewrite may shorten or lengthen a life
 )
 

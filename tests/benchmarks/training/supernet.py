@@ -113,6 +113,7 @@ def report(raw: dict[str, Any], out: Path) -> None:
     parts = [
         HEAD,
         line(raw["machine"]),
+        *([raw["note"]] if "note" in raw else []),
         "",
         f"`{recipe['network']}`, whose space has {raw['candidates']:,} candidates. Supernets: {recipe['iterations']} "
         f"iterations of {recipe['batch']} clips ({took}). Alone: {raw['alone_iterations']} iterations each, "

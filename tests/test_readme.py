@@ -22,6 +22,7 @@ PROGRAMS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTAL
 def small(command: str) -> list[str]:
     """The arguments of a ``vgcomp`` command, on the ``-small`` sibling of its network at its own size."""
     command = re.sub(r" --set \S+", "", command)
+    command = re.sub(r"costs \S+", "costs space.json", command)
     command = re.sub(r"search \S+", "search space.json --evaluations 2 --jobs 1", command)
     return shlex.split(re.sub(r"\b(svd-unet|svd-vae-decoder|svd(?= ))(?!-small)", r"\1-small", command))[1:]
 

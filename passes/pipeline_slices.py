@@ -40,7 +40,6 @@ from vgcomp.simulate import Setup
 from vgcomp.stages import has_pipeline
 from vgcomp.units import format_bytes
 
-
 #: Searches for how many of the loops fit the budget, each going on behind the loop that did not.
 _TRIES = 3
 

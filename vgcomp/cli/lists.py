@@ -55,8 +55,8 @@ def models() -> None:
         found.add_row(name, *cells, dtype, network.summary)
     whole = table("Pipeline", ">Frames", ">Height", ">Width", ">Steps", "What it is")
     for name, pipeline in PIPELINES.items():
-        size = pipeline.defaults
-        whole.add_row(name, *(str(n) for n in (size.frames, size.height, size.width, size.steps)), pipeline.summary)
+        clip = pipeline.defaults
+        whole.add_row(name, *(str(n) for n in (clip.frames, clip.height, clip.width, clip.steps)), pipeline.summary)
     say(found, whole)
 
 

@@ -111,11 +111,11 @@ class Given(TypedDict):
 
 def _optimized(program: Program, mem: str | None, platform: Platform | None, given: Given) -> OptimizeResult:
     """Within the budget as PyTorch would run it, or, for a compiled result, as its own plan of memory has it."""
-    from vgcomp.artifact_budget import optimize_within
     from vgcomp.optimize import optimize as run_optimizer
 
     if mem is None or platform is None:
         return run_optimizer(program, memory=mem, **given)
+    from vgcomp.artifact_budget import optimize_within
     from vgcomp.backends.tvm.plan import ProgramPlan
 
     return optimize_within(program, memory=mem, planned=lambda made: ProgramPlan(made).planned_bytes, **given)

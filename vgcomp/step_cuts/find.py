@@ -101,9 +101,11 @@ class Finder:
         return found
 
     def _joins(self, cut: Cut) -> bool:
-        """Few enough values, of which none makes another pointless."""
+        """Few enough values, of which none makes another pointless, or is what another differs from."""
         names = [kept.node for kept in cut.kept]
         if len(set(names)) < len(names) or len(cut.kept) > MOST_KEPT:
+            return False
+        if not {kept.base for kept in cut.kept}.isdisjoint(names):
             return False
         pairs = cut.nodes(self.program)
         kept = [node for node, _ in pairs]

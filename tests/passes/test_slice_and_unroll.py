@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
 from tests.passes.engine import A18, a18
 from vgcomp import ir
+from vgcomp.capture import capture
 from vgcomp.check import check
 from vgcomp.device_memory import device_memory
 from vgcomp.errors import Infeasible
@@ -43,10 +46,13 @@ def test_slices_make_parts_fit(decoder: Program) -> None:
     assert found.status == "passed", found.reason
 
 
-def test_what_fits_in_no_way_is_told_with_what_would(decoder: Program) -> None:
+def test_what_fits_in_no_way_is_told_with_what_would() -> None:
+    convs = (nn.Conv2d(4, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 32, 3, padding=1), nn.SiLU())
+    network = nn.Sequential(*convs, nn.Conv2d(32, 4, 3, padding=1))
+    program = capture(network, (torch.randn(16, 4, 32, 32),), name="convolutions")
     with pytest.raises(Infeasible) as found:
-        SliceAndUnroll().run(decoder, a18(100_000))
+        SliceAndUnroll().run(program, a18(100_000))
     assert found.value.smallest_bytes > 100_000
-    least, _ = smallest_ceiling(Costs.of(decoder))
+    least, _ = smallest_ceiling(Costs.of(program))
     with pytest.raises(Infeasible, match=r"ops, over 10"):
-        SliceAndUnroll(max_nodes=10).run(decoder, a18(int(least * 0.8)))
+        SliceAndUnroll(max_nodes=10).run(program, a18(int(least * 0.8)))

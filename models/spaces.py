@@ -109,3 +109,5 @@ def _read(path: Path) -> Space:
         return Space.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error

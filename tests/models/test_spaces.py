@@ -34,6 +34,13 @@ def test_an_unknown_space_is_refused(name, message):
         find_space(name)
 
 
+def test_a_damaged_file_is_named(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(SNAPGEN.to_json()[:100])
+    with pytest.raises(UsageError, match=r"mine\.json: not a search space"):
+        find_space(path)
+
+
 def test_places_that_are_not_open_have_the_space_s_layers():
     fixed = "+".join(["none"] * len(positions()))
     space = Space("mid", "snapgen-v-small", (Choice("temporal.mid", ("none", "conv3d")),), (("temporal", fixed),))
